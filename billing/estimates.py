@@ -1,0 +1,122 @@
+"""Usage times pricing: what a tenant has used, what that costs so far, and where the period is heading."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from metering import periods, usage
+from metering.models import Allowance
+
+from . import accounts, pricing, projection
+from .models import Account, PlanVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A tenant's running period at one instant. Everything that pages and API show of it is read from here."""
+
+    version: PlanVersion
+    allowance: Allowance
+    period: periods.Period
+    as_of: datetime
+    now: datetime
+    capabilities: list[usage.Group]
+    total: usage.Group
+    invoice: pricing.Invoice
+    projection: projection.Projection | None
+    projected: tuple[pricing.Invoice, pricing.Invoice, pricing.Invoice] | None  # low, likely, high
+
+    @property
+    def used(self) -> int:
+        return self.total.counts.units
+
+    @property
+    def limit(self) -> int | None:
+        """The nearer of included calls and hard limit; None when there is neither."""
+        bounds = (self.allowance.included, self.allowance.hard_limit)
+        return min((bound for bound in bounds if bound is not None), default=None)
+
+    @property
+    def remaining(self) -> int | None:
+        return None if self.limit is None else max(0, self.limit - self.used)
+
+    @property
+    def overage(self) -> int:
+        """Calls beyond the included ones."""
+        return 0 if self.allowance.included is None else max(0, self.used - self.allowance.included)
+
+    @property
+    def is_refusing(self) -> bool:
+        """Whether the next call is refused."""
+        return self.allowance.admits is not None and self.used >= self.allowance.admits
+
+    @property
+    def included_runs_out_at(self) -> datetime | None:
+        """When the included calls end at the present rate, if that is within the period and still ahead."""
+        included = self.allowance.included
+        if self.projection is None or included is None or not self.used < included < self.projection.likely:
+            return None
+        elapsed = self.now - self.period.start
+        return self.now + timedelta(seconds=int(elapsed.total_seconds()) * (included - self.used) // self.used)
+
+
+def statement(*, account: Account, now: datetime) -> Statement:
+    """The tenant's running period, as counted until now."""
+    allowance = Allowance.objects.get(pk=account.tenant_id)
+    period = usage.current_period(allowance=allowance, now=now)
+    scope = usage.Scope.of_period(account.tenant_id, period)
+    as_of = usage.as_of()
+    found = usage.groups(scope)
+    total = usage.total(found)
+    terms = accounts.pricing_terms(account.plan_version)
+    today = periods.day_of(now)
+    full_days = [counts.units for day, _, counts in usage.daily(scope) if period.start <= day < today]
+    ahead = projection.straight_line(period=period, used=total.counts.units, full_days=full_days, now=now)
+    if ahead is not None and allowance.admits is not None:
+        ahead = ahead.capped(max(allowance.admits, total.counts.units))
+    return Statement(
+        version=account.plan_version,
+        allowance=allowance,
+        period=period,
+        as_of=as_of,
+        now=now,
+        capabilities=found,
+        total=total,
+        invoice=pricing.invoice(terms=terms, quantity=total.counts.units),
+        projection=ahead,
+        projected=None if ahead is None else _priced(terms, ahead),
+    )
+
+
+def _priced(
+    terms: pricing.Terms, ahead: projection.Projection
+) -> tuple[pricing.Invoice, pricing.Invoice, pricing.Invoice]:
+    low, likely, high = (pricing.invoice(terms=terms, quantity=units) for units in (ahead.low, ahead.likely, ahead.high))
+    return low, likely, high
+
+
+@dataclass(frozen=True, slots=True)
+class Month:
+    """One past or running billing period of a tenant."""
+
+    period: periods.Period
+    capabilities: dict[str, usage.Counts]
+    total: usage.Counts
+    same_day: usage.Counts  # the part of the period up to the same place as the running one has reached
+    invoice: pricing.Invoice
+
+
+def months(*, account: Account, now: datetime, count: int = 13) -> list[Month]:
+    """The last `count` billing periods, oldest first, the running one last; priced under the present version."""
+    allowance = Allowance.objects.get(pk=account.tenant_id)
+    current = usage.current_period(allowance=allowance, now=now)
+    wanted = periods.last(allowance.anchor, current, count)
+    found = usage.by_period(tenant_id=account.tenant_id, wanted=wanted)
+    reached = now - current.start
+    terms = accounts.pricing_terms(account.plan_version)
+    result = []
+    for period in wanted:
+        total = sum(found[period].values(), usage.Counts())
+        scope = usage.Scope(account.tenant_id, periods.hour_of(period.start), min(period.start + reached, period.end), period.start)
+        same_day = total if period == current else sum((counts for _, _, counts in usage.daily(scope)), usage.Counts())
+        result.append(Month(period, found[period], total, same_day, pricing.invoice(terms=terms, quantity=total.units)))
+    return result

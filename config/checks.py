@@ -1,0 +1,106 @@
+"""Start-up checks: each names a missing or unsafe value and its mend. Run by every command and by `config/wsgi.py`."""
+
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004 -- Django's own name
+
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+SECRET_LENGTH = 32
+
+
+def _secret(name: str, *, missing: bool, value: str, identity: str) -> Iterable[CheckMessage]:
+    mend = f"Set {name} to at least {SECRET_LENGTH} random characters: python -c 'import secrets; print(secrets.token_urlsafe(50))'"
+    if missing:
+        yield Error(f"{name} is not set.", hint=mend, id=identity)
+    elif len(value) < SECRET_LENGTH or len(set(value)) < 8:  # noqa: PLR2004
+        yield Error(f"{name} is too weak ({len(value)} characters).", hint=mend, id=identity)
+
+
+@register("meterhouse")
+def secrets_are_set(**_: Any) -> list[CheckMessage]:
+    """Both secrets exist and are long enough."""
+    return [
+        *_secret("SECRET_KEY", missing=settings.SECRET_KEY_IS_MISSING, value=settings.SECRET_KEY, identity="meterhouse.E001"),
+        *_secret(
+            "API_KEY_SECRET",
+            missing=settings.API_KEY_SECRET_IS_MISSING,
+            value=settings.API_KEY_SECRET,
+            identity="meterhouse.E002",
+        ),
+    ]
+
+
+@register("meterhouse")
+def servers_are_named(**_: Any) -> list[CheckMessage]:
+    """DATABASE_URL names a PostgreSQL, REDIS_URL names a Redis or Valkey."""
+    found: list[CheckMessage] = []
+    start = "Set it to your server's address, or run `uv run manage.py stack`, which starts one and prints the line."
+    if not settings.DATABASE_URL:
+        found.append(Error("DATABASE_URL is not set.", hint=start, id="meterhouse.E003"))
+    elif settings.DATABASES["default"]["ENGINE"] != "django.db.backends.postgresql":
+        scheme = settings.DATABASE_URL.split(":", 1)[0]
+        found.append(
+            Error(
+                f"DATABASE_URL names {scheme}; Meterhouse counts in PostgreSQL (15 or newer) only.",
+                hint="Write it as postgresql://user:password@host:5432/name.",
+                id="meterhouse.E004",
+            )
+        )
+    if not settings.REDIS_URL:
+        found.append(Error("REDIS_URL is not set.", hint=start, id="meterhouse.E005"))
+    elif urlsplit(settings.REDIS_URL).scheme not in {"redis", "rediss", "unix"}:
+        found.append(
+            Error(
+                "REDIS_URL is not a Redis address.", hint="Write it as redis://:password@host:6379/0.", id="meterhouse.E005"
+            )
+        )
+    return found
+
+
+@register("meterhouse")
+def time_zone_is_utc(**_: Any) -> list[CheckMessage]:
+    """The time zone is UTC: periods, hours and reports have no other meaning."""
+    if settings.TIME_ZONE == "UTC" and settings.USE_TZ:
+        return []
+    return [
+        Error(
+            f"TIME_ZONE is {settings.TIME_ZONE!r}; Meterhouse runs in UTC only.",
+            hint="Remove TIME_ZONE from the environment, or set it to UTC.",
+            id="meterhouse.E006",
+        )
+    ]
+
+
+@register("meterhouse")
+def public_url_is_safe(**_: Any) -> list[CheckMessage]:
+    """A deployment that others can reach is served over https, without DEBUG and without the sandbox."""
+    url = urlsplit(settings.PUBLIC_URL)
+    if url.scheme not in {"http", "https"} or not url.hostname:
+        hint = "Write it as https://billing.example.com."
+        return [Error(f"PUBLIC_URL is not an address: {settings.PUBLIC_URL!r}.", hint=hint, id="meterhouse.E007")]
+    if url.hostname in LOOPBACK:
+        return []
+    found: list[CheckMessage] = []
+    if settings.DEBUG:
+        found.append(Error("DEBUG is on and PUBLIC_URL is not this machine.", hint="Set DEBUG=false.", id="meterhouse.E008"))
+    if url.scheme == "http":
+        hint = "Serve it over https and set PUBLIC_URL=https://..."
+        found.append(Warning("PUBLIC_URL is plain http: passwords and keys travel in clear.", hint=hint, id="meterhouse.W001"))
+    if settings.SANDBOX:
+        hint = "Set SANDBOX=false in production."
+        found.append(Warning("The sandbox is installed and PUBLIC_URL is not this machine.", hint=hint, id="meterhouse.W002"))
+    return found
+
+
+@register("meterhouse")
+def metering_values_make_sense(**_: Any) -> list[CheckMessage]:
+    """The metering tunables are within the bounds in which the engine's promises were tested."""
+    bounds = {"LEASE_SECONDS": (3, 300), "LEASE_MAX_UNITS": (1, 100_000), "BUFFER_CALLS": (1000, 10_000_000), "POOL_SIZE": (2, 50)}
+    return [
+        Error(f"METERING_{name} is {settings.METERING[name]}.", hint=f"Choose {low} to {high}.", id="meterhouse.E009")
+        for name, (low, high) in bounds.items()
+        if not low <= settings.METERING[name] <= high
+    ]

@@ -1,0 +1,210 @@
+"""Every setting. What differs between deployments is an environment variable, named in `.env.example`.
+
+Values that are missing or unsafe are named by the start-up checks in `config/checks.py`.
+"""
+
+import secrets
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import environ
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+env = environ.Env()
+if (BASE_DIR / ".env").is_file():
+    env.read_env(BASE_DIR / ".env")
+
+# -- What this deployment is -----------------------------------------------------------------------------------------
+DEBUG = env.bool("DEBUG", False)
+SANDBOX = env.bool("SANDBOX", False)  # the product API to play with, demo data, traffic; never in production
+PUBLIC_URL = env.str("PUBLIC_URL", "http://127.0.0.1:8000").rstrip("/")
+HTTPS = urlsplit(PUBLIC_URL).scheme == "https"
+
+# A missing secret gets a throw-away value, so that `manage.py help` works; the checks refuse to serve with it.
+SECRET_KEY_IS_MISSING = not env.str("SECRET_KEY", "")
+SECRET_KEY = env.str("SECRET_KEY", "") or secrets.token_urlsafe(50)
+API_KEY_SECRET_IS_MISSING = not env.str("API_KEY_SECRET", "")
+API_KEY_SECRET = env.str("API_KEY_SECRET", "") or secrets.token_urlsafe(50)
+
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[urlsplit(PUBLIC_URL).hostname or "127.0.0.1", "127.0.0.1", "localhost"])
+CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
+if HTTPS:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", True)
+    SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", 31_536_000)
+    SECURE_REDIRECT_EXEMPT = [r"^livez$", r"^readyz$"]
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+SESSION_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_NAME = env.str("SESSION_COOKIE_NAME", "meterhouse_session")
+CSRF_COOKIE_NAME = env.str("CSRF_COOKIE_NAME", "meterhouse_csrf")
+CSRF_COOKIE_HTTPONLY = True
+
+# -- Applications ----------------------------------------------------------------------------------------------------
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.humanize",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "django_htmx",
+    "template_partials",
+    "csp",
+    "djstripe",
+    "config",
+    "tenants",
+    "metering",
+    "billing",
+    "dashboard",
+    *(["sandbox"] if SANDBOX else []),
+]
+MIDDLEWARE = [
+    "metering.middleware.MeteringMiddleware",  # outermost: it measures the whole call
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+    "tenants.outage.DatabaseOutageMiddleware",
+]
+ROOT_URLCONF = "config.urls"
+WSGI_APPLICATION = "config.wsgi.application"
+APPEND_SLASH = False
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+SILENCED_SYSTEM_CHECKS: list[str] = []
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+# -- Data ------------------------------------------------------------------------------------------------------------
+DATABASE_URL = env.str("DATABASE_URL", "")
+DATABASES = {
+    "default": {
+        **env.db_url_config(DATABASE_URL or "postgresql://database-url-is-not-set.invalid/meterhouse"),
+        "CONN_MAX_AGE": env.int("CONN_MAX_AGE", 60),
+        "CONN_HEALTH_CHECKS": True,
+    },
+}
+DATABASES["default"].setdefault("OPTIONS", {}).update(
+    {"connect_timeout": 3, "options": "-c lock_timeout=10s -c timezone=UTC", "application_name": "meterhouse"}
+)
+REDIS_URL = env.str("REDIS_URL", "")
+
+AUTH_USER_MODEL = "tenants.User"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "home"
+LOGOUT_REDIRECT_URL = "login"
+
+# -- Time and language -----------------------------------------------------------------------------------------------
+TIME_ZONE = env.str("TIME_ZONE", "UTC")  # anything but UTC is refused by the checks: periods are UTC
+USE_TZ = True
+LANGUAGE_CODE = "en"
+USE_I18N = True
+
+# -- Static files and browser policy -----------------------------------------------------------------------------------
+STATIC_URL = "/static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+WHITENOISE_USE_FINDERS = DEBUG or SANDBOX  # production runs collectstatic
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'self'"],
+        "object-src": ["'none'"],
+        "base-uri": ["'none'"],
+        "form-action": ["'self'"],
+        "frame-ancestors": ["'none'"],
+        "img-src": ["'self'", "data:"],
+    },
+}
+SECURE_REFERRER_POLICY = "same-origin"
+
+# -- API -------------------------------------------------------------------------------------------------------------
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["tenants.authentication.ApiKeyAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["tenants.authentication.HasScope"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "tenants.negotiation.JSONOnly",
+    "EXCEPTION_HANDLER": "tenants.problems.exception_handler",
+    "UNAUTHENTICATED_USER": None,
+}
+
+# -- Metering: what each value costs is in docs/configuration.md ---------------------------------------------------------
+METERING = {
+    "LEASE_SECONDS": env.float("METERING_LEASE_SECONDS", 10.0),  # a dead process's units come back after this
+    "LEASE_MAX_UNITS": env.int("METERING_LEASE_MAX_UNITS", 1000),  # the largest single grant
+    "LEASE_SHARE": 50,  # a grant takes at most one part in this many of what remains
+    "IDLE_SECONDS": 1.0,  # unused units go back after this
+    "REFUSAL_MEMORY_SECONDS": 0.1,  # a refusal is repeated from memory for at most this long
+    "FLUSH_SECONDS": 0.05,
+    "FLUSH_CALLS": 500,
+    "BUFFER_CALLS": env.int("METERING_BUFFER_CALLS", 200_000),  # records kept while PostgreSQL is away
+    "POOL_SIZE": env.int("METERING_POOL_SIZE", 4),
+    "STATEMENT_TIMEOUT_MS": env.int("METERING_STATEMENT_TIMEOUT_MS", 5000),
+    "KEY_CACHE_SECONDS": 1.0,  # a revoked key is refused everywhere within this
+    "KEY_OUTAGE_SECONDS": env.float("KEY_OUTAGE_SECONDS", 300.0),  # a verified key stays valid while PostgreSQL is away
+}
+CALL_LOG_DAYS = env.int("CALL_LOG_DAYS", 35)
+BURST_TIMEOUT_SECONDS = 0.05  # a slow Redis costs a call at most this
+MANAGEMENT_BURST_PER_SECOND = env.int("MANAGEMENT_BURST_PER_SECOND", 50)  # /api/v1, per tenant
+
+# -- Background work -------------------------------------------------------------------------------------------------
+CELERY_BROKER_URL = REDIS_URL
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_TASK_TIME_LIMIT = 300
+CELERY_TIMEZONE = "UTC"
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+
+# -- Stripe: keys come with billing's part one; nothing contacts Stripe yet ----------------------------------------------
+STRIPE_API_VERSION = "2026-08-26.dahlia"
+STRIPE_LIVE_MODE = env.bool("STRIPE_LIVE_MODE", False)
+STRIPE_TEST_SECRET_KEY = env.str("STRIPE_TEST_SECRET_KEY", "")
+STRIPE_LIVE_SECRET_KEY = env.str("STRIPE_LIVE_SECRET_KEY", "")
+DJSTRIPE_FOREIGN_KEY_TO_FIELD = "id"
+DJSTRIPE_SUBSCRIBER_MODEL = "tenants.Tenant"
+DJSTRIPE_SUBSCRIBER_MODEL_REQUEST_CALLBACK = None
+DJSTRIPE_SUBSCRIBER_CUSTOMER_KEY = ""  # a foreign metadata value would otherwise break every webhook of that customer
+MIGRATION_MODULES = {"djstripe": "billing.djstripe_migrations"}  # one squashed migration: seconds instead of minutes
+
+# -- Logs ------------------------------------------------------------------------------------------------------------
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", "INFO")},
+    "loggers": {
+        "django": {"handlers": [], "level": "INFO", "propagate": True},
+        "django.request": {"level": "ERROR"},  # a 4xx is the caller's affair, not a line of ours
+        "django.server": {"level": "ERROR"},
+    },
+}

@@ -1,0 +1,355 @@
+"""The recorder: answered calls wait in memory for at most 50 ms and reach PostgreSQL in one transaction.
+
+A batch is frozen with its id before it is sent, and the id is unique in the database: sending it again after an
+ambiguous commit changes nothing. Call log, usage hours, quota and leases move together, so ledger = rollup = quota at
+every commit. Fails towards keeping: what cannot be committed now stays and is sent again, in order.
+"""
+
+import logging
+import secrets
+import threading
+import uuid
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from . import histogram
+from .database import Connection
+
+logger = logging.getLogger(__name__)
+HOUR = 3600.0
+REFUSED_ROWS = 100  # refused calls of one key, capability and reason that a batch logs one by one; the rest share a row
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One answered call. Instants are seconds since the epoch by database time."""
+
+    id: UUID
+    tenant_id: UUID
+    project_id: int
+    key_id: int
+    capability: str
+    outcome: str  # models.Outcome
+    reason: str
+    status: int
+    units: int  # billed; 0 when failed or refused
+    latency_us: int
+    occurred_at: float
+    period_start: float
+    period_end: float
+    lease_id: UUID | None  # the lease that this call's unit leaves, if it leaves one
+    calls: int = 1
+
+
+Returns = dict[tuple[UUID, UUID], int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one transaction writes. Frozen: a retry sends exactly the same."""
+
+    entries: tuple[Entry, ...]
+    returns: Returns
+    id: UUID = field(default_factory=uuid.uuid4)
+
+    def by_tenant(self) -> Iterator["Batch"]:
+        """The same records, a batch for each tenant; ids follow from this batch's, so that a retry repeats them."""
+        tenants = {entry.tenant_id for entry in self.entries} | {tenant_id for tenant_id, _ in self.returns}
+        for tenant_id in sorted(tenants):
+            yield Batch(
+                tuple(entry for entry in self.entries if entry.tenant_id == tenant_id),
+                {key: units for key, units in self.returns.items() if key[0] == tenant_id},
+                uuid.uuid5(self.id, str(tenant_id)),
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A quota row after a flush."""
+
+    tenant_id: UUID
+    period_start: float
+    used: int
+    recorded: int  # units that this flush added
+
+
+def call_id(occurred_at: float) -> UUID:
+    """A version 7 UUID (RFC 9562): it begins with the call's time, so a call is found by its id without an index of its own."""
+    milliseconds = int(occurred_at * 1000)
+    return UUID(int=(milliseconds << 80) | (0x7 << 76) | (secrets.randbits(12) << 64) | (0b10 << 62) | secrets.randbits(62))
+
+
+class Buffer:
+    """Records that wait for their flush. Safe for threads."""
+
+    def __init__(self, *, flush_calls: int, limit: int) -> None:
+        self._entries: deque[Entry] = deque()
+        self._flush_calls = flush_calls
+        self._limit = limit
+        self.wake = threading.Event()
+
+    def append(self, entry: Entry) -> None:
+        self._entries.append(entry)
+        if len(self._entries) >= self._flush_calls:
+            self.wake.set()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether PostgreSQL has been away for so long that nothing more may be admitted."""
+        return len(self._entries) >= self._limit
+
+    def take(self) -> tuple[Entry, ...]:
+        taken = []
+        for _ in range(len(self._entries)):
+            taken.append(self._entries.popleft())
+        return tuple(taken)
+
+    def oldest(self) -> float | None:
+        try:
+            return self._entries[0].occurred_at
+        except IndexError:
+            return None
+
+
+CLAIM = "INSERT INTO metering_batch (id, committed_at) VALUES (%s, clock_timestamp()) ON CONFLICT (id) DO NOTHING RETURNING 1"
+# Quota rows are locked in key order before anything else of their tenants is touched: no two flushes wait for each other.
+LOCK = """
+SELECT 1 FROM metering_quota q JOIN unnest(%s::uuid[], %s::timestamptz[]) AS k (tenant_id, period_start)
+    ON q.tenant_id = k.tenant_id AND q.period_start = k.period_start
+ORDER BY q.tenant_id, q.period_start FOR UPDATE OF q
+"""
+OPEN = """
+INSERT INTO metering_quota (tenant_id, period_start, period_end, included, admits)
+SELECT k.tenant_id, k.period_start, k.period_end, a.included,
+       least(a.hard_limit, CASE WHEN a.policy = 'rate' THEN NULL ELSE a.included END)
+FROM unnest(%s::uuid[], %s::timestamptz[], %s::timestamptz[]) AS k (tenant_id, period_start, period_end)
+LEFT JOIN metering_allowance a ON a.tenant_id = k.tenant_id
+ORDER BY k.tenant_id, k.period_start
+ON CONFLICT (tenant_id, period_start) DO NOTHING
+"""
+LOG = """
+COPY metering_call (tenant_id, occurred_at, id, period_start, project_id, api_key_id, capability, outcome, reason, status,
+                    calls, units, latency_us, lease_id, batch_id) FROM STDIN
+"""
+ROLL_UP = """
+INSERT INTO metering_usage_hour AS h (tenant_id, hour, period_start, project_id, api_key_id, capability, billable, units,
+                                      failed, refused, latency_start, latency_counts)
+SELECT tenant_id, hour, period_start, project_id, api_key_id, capability, billable, units, failed, refused, latency_start,
+       latency_counts::integer[]
+FROM unnest(%s::uuid[], %s::timestamptz[], %s::timestamptz[], %s::bigint[], %s::bigint[], %s::text[], %s::bigint[], %s::bigint[],
+            %s::bigint[], %s::bigint[], %s::smallint[], %s::text[])
+  AS n (tenant_id, hour, period_start, project_id, api_key_id, capability, billable, units, failed, refused, latency_start,
+        latency_counts)
+ON CONFLICT (tenant_id, hour, period_start, project_id, api_key_id, capability) DO UPDATE SET
+    billable = h.billable + EXCLUDED.billable,
+    units = h.units + EXCLUDED.units,
+    failed = h.failed + EXCLUDED.failed,
+    refused = h.refused + EXCLUDED.refused,
+    latency_start = metering_histogram_start(h.latency_start, h.latency_counts, EXCLUDED.latency_start, EXCLUDED.latency_counts),
+    latency_counts = metering_histogram_sum(h.latency_start, h.latency_counts, EXCLUDED.latency_start, EXCLUDED.latency_counts)
+"""
+# Leases that were reclaimed meanwhile are gone, and take nothing off `reserved`. NULL units: the whole lease goes back.
+SETTLE_LEASES = """
+UPDATE metering_lease l SET units = l.units - least(coalesce(n.units, l.units), l.units)
+FROM unnest(%s::uuid[], %s::uuid[], %s::bigint[]) AS n (tenant_id, id, units), metering_lease before
+WHERE l.tenant_id = n.tenant_id AND l.id = n.id AND before.tenant_id = n.tenant_id AND before.id = n.id
+RETURNING l.tenant_id, l.period_start, before.units - l.units
+"""
+DROP_EMPTY = "DELETE FROM metering_lease WHERE units = 0 AND (tenant_id, id) IN (SELECT * FROM unnest(%s::uuid[], %s::uuid[]))"
+SETTLE_QUOTA = """
+UPDATE metering_quota q SET used = q.used + n.used, reserved = q.reserved - n.released, failed = q.failed + n.failed,
+                            refused = q.refused + n.refused
+FROM unnest(%s::uuid[], %s::timestamptz[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[])
+  AS n (tenant_id, period_start, used, released, failed, refused)
+WHERE q.tenant_id = n.tenant_id AND q.period_start = n.period_start
+RETURNING q.tenant_id, extract(epoch FROM q.period_start)::float8, q.used, n.used
+"""
+
+
+def commit(connection: Connection, batch: Batch) -> list[Settled]:
+    """The batch is in the database exactly once; empty when it was there already. Raises psycopg's errors."""
+    with connection.transaction():
+        if connection.execute(CLAIM, (batch.id,)).fetchone() is None:
+            return []
+        quotas = _quotas(connection, batch)
+        _lock(connection, quotas)
+        entries = list(_thinned(batch.entries))
+        _log(connection, entries, batch.id)
+        _roll_up(connection, entries)
+        _settle_leases(connection, batch, quotas)
+        return _settle_quotas(connection, quotas)
+
+
+@dataclass(slots=True)
+class QuotaChange:
+    period_end: float
+    used: int = 0
+    released: int = 0
+    failed: int = 0
+    refused: int = 0
+
+
+Quotas = dict[tuple[UUID, float], QuotaChange]
+
+
+def _quotas(connection: Connection, batch: Batch) -> Quotas:
+    """What the batch does to each quota row; rows of leases that only go back are found by their lease."""
+    quotas: Quotas = {}
+    for entry in batch.entries:
+        change = quotas.setdefault((entry.tenant_id, entry.period_start), QuotaChange(entry.period_end))
+        change.used += entry.units
+        if entry.outcome == "failed":
+            change.failed += entry.calls
+        elif entry.outcome == "refused":
+            change.refused += entry.calls
+    if batch.returns:
+        rows = connection.execute(
+            "SELECT DISTINCT l.tenant_id, extract(epoch FROM l.period_start)::float8, extract(epoch FROM q.period_end)::float8 "
+            "FROM unnest(%s::uuid[], %s::uuid[]) AS n (tenant_id, id) JOIN metering_lease l USING (tenant_id, id) "
+            "JOIN metering_quota q USING (tenant_id, period_start)",
+            ([key[0] for key in batch.returns], [key[1] for key in batch.returns]),
+        ).fetchall()
+        for tenant_id, start, end in rows:
+            quotas.setdefault((tenant_id, start), QuotaChange(end))
+    return dict(sorted(quotas.items()))
+
+
+def _lock(connection: Connection, quotas: Quotas) -> None:
+    tenants = [tenant_id for tenant_id, _ in quotas]
+    starts = [_utc(start) for _, start in quotas]
+    locked = connection.execute(LOCK, (tenants, starts)).rowcount
+    if locked < len(quotas):  # a period that opened during an outage
+        connection.execute(OPEN, (tenants, starts, [_utc(change.period_end) for change in quotas.values()]))
+        connection.execute(LOCK, (tenants, starts))
+
+
+def _thinned(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """The entries, with a flood of refused calls folded into one row for each key, capability, reason and hour."""
+    seen: dict[tuple[Any, ...], int] = {}
+    folded: dict[tuple[Any, ...], Entry] = {}
+    for entry in entries:
+        if entry.outcome != "refused":
+            yield entry
+            continue
+        kind = (
+            entry.tenant_id, entry.project_id, entry.key_id, entry.capability, entry.reason, entry.period_start,
+            entry.occurred_at // HOUR,
+        )  # fmt: skip
+        seen[kind] = seen.get(kind, 0) + 1
+        if seen[kind] < REFUSED_ROWS:
+            yield entry
+        else:
+            folded.setdefault(kind, entry)
+    for kind, entry in folded.items():
+        yield Entry(*(getattr(entry, name) for name in Entry.__slots__[:-1]), calls=seen[kind] - REFUSED_ROWS + 1)
+
+
+def _log(connection: Connection, entries: list[Entry], batch_id: UUID) -> None:
+    lines = [
+        f"{e.tenant_id}\t{_utc(e.occurred_at)}\t{e.id}\t{_utc(e.period_start)}\t{e.project_id}\t{e.key_id}\t{_text(e.capability)}\t"
+        f"{e.outcome}\t{_text(e.reason)}\t{e.status}\t{e.calls}\t{e.units}\t{e.latency_us}\t{e.lease_id or _NULL}\t{batch_id}\n"
+        for e in entries
+    ]
+    with connection.cursor() as cursor, cursor.copy(LOG) as copy:
+        copy.write("".join(lines))
+
+
+def _roll_up(connection: Connection, entries: list[Entry]) -> None:
+    hours: dict[tuple[Any, ...], list[int]] = {}
+    latencies: dict[tuple[Any, ...], dict[int, int]] = {}
+    for e in entries:
+        key = (e.tenant_id, e.occurred_at // HOUR * HOUR, e.period_start, e.project_id, e.key_id, e.capability)
+        sums = hours.setdefault(key, [0, 0, 0, 0])
+        if e.outcome == "billable":
+            sums[0] += e.calls
+            sums[1] += e.units
+        else:
+            sums[2 if e.outcome == "failed" else 3] += e.calls
+        if e.outcome != "refused":
+            counts = latencies.setdefault(key, {})
+            bucket = histogram.bucket(e.latency_us)
+            counts[bucket] = counts.get(bucket, 0) + 1
+    if not hours:
+        return
+    keys = sorted(hours)
+    trimmed = [histogram.trimmed(latencies.get(key, {})) for key in keys]
+    connection.execute(
+        ROLL_UP,
+        (
+            [key[0] for key in keys],
+            [_utc(key[1]) for key in keys],
+            [_utc(key[2]) for key in keys],
+            *([key[column] for key in keys] for column in (3, 4, 5)),
+            *([hours[key][column] for key in keys] for column in range(4)),
+            [counts.start for counts in trimmed],
+            ["{" + ",".join(map(str, counts.counts)) + "}" for counts in trimmed],
+        ),
+    )
+
+
+def _settle_leases(connection: Connection, batch: Batch, quotas: Quotas) -> None:
+    leaving: Returns = dict(batch.returns)
+    for entry in batch.entries:
+        if entry.lease_id is not None:
+            key = (entry.tenant_id, entry.lease_id)
+            known = leaving.get(key, 0)
+            leaving[key] = None if known is None else known + entry.units
+    if not leaving:
+        return
+    keys = sorted(leaving)
+    tenants, ids = [key[0] for key in keys], [key[1] for key in keys]
+    rows = connection.execute(SETTLE_LEASES, (tenants, ids, [leaving[key] for key in keys])).fetchall()
+    for tenant_id, period_start, units in rows:
+        change = quotas.get((tenant_id, period_start.timestamp()))
+        if change is None:  # a grant whose answer was lost committed a moment ago: its quota row is not locked yet
+            raise psycopg.errors.SerializationFailure("A lease appeared during the flush.")
+        change.released += units
+    connection.execute(DROP_EMPTY, (tenants, ids))
+
+
+def _settle_quotas(connection: Connection, quotas: Quotas) -> list[Settled]:
+    if not quotas:
+        return []
+    rows = connection.execute(
+        SETTLE_QUOTA,
+        (
+            [tenant_id for tenant_id, _ in quotas],
+            [_utc(start) for _, start in quotas],
+            [change.used for change in quotas.values()],
+            [change.released for change in quotas.values()],
+            [change.failed for change in quotas.values()],
+            [change.refused for change in quotas.values()],
+        ),
+    ).fetchall()
+    return [Settled(*row) for row in rows]
+
+
+def set_aside(connection: Connection, batch: Batch, error: psycopg.Error) -> None:
+    """Records that the ledger cannot take are kept with the reason; their leases expire with the process."""
+    tenant_id = batch.entries[0].tenant_id if batch.entries else next(iter(batch.returns))[0]
+    records = [{name: str(getattr(entry, name)) for name in Entry.__slots__} for entry in batch.entries]
+    logger.error("%d calls of tenant %s set aside: %s", len(batch.entries), tenant_id, error)
+    connection.execute(
+        "INSERT INTO metering_setaside (id, tenant_id, at, calls, error, records) VALUES (%s, %s, clock_timestamp(), %s, %s, %s) "
+        "ON CONFLICT (id) DO NOTHING",
+        (batch.id, tenant_id, len(batch.entries), str(error), Jsonb(records)),
+    )
+
+
+_NULL = "\\N"
+
+
+def _utc(epoch: float) -> datetime:
+    return datetime.fromtimestamp(epoch, UTC)
+
+
+def _text(text: str) -> str:
+    """COPY's text format: backslash, tab and line ends are escaped, NUL cannot be stored."""
+    return text.replace("\x00", "").replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")

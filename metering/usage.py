@@ -1,0 +1,219 @@
+"""Every read of what was used. Pages, API, throttle and reports show the same rows: the hourly rollup of the ledger.
+
+All counts of one answer come from one statement, so they agree with each other at any load.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from django.db import connection
+
+from . import histogram, periods
+from .models import Allowance
+
+RANKS = (50, 95, 99)
+
+
+class Granularity(StrEnum):
+    HOUR = "hour"
+    DAY = "day"
+    MONTH = "month"
+
+
+class GroupBy(StrEnum):
+    CAPABILITY = "capability"
+    PROJECT = "project"
+    KEY = "key"
+
+
+COLUMNS = {GroupBy.CAPABILITY: "h.capability", GroupBy.PROJECT: "h.project_id::text", GroupBy.KEY: "h.api_key_id::text"}
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Microseconds; None without answered calls."""
+
+    p50_us: int | None
+    p95_us: int | None
+    p99_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Calls by outcome. `units` is what is billed: equal to `billable` while every call costs one."""
+
+    billable: int = 0
+    units: int = 0
+    failed: int = 0
+    refused: int = 0
+
+    @property
+    def answered(self) -> int:
+        """Calls that were served, well or badly: billable + failed."""
+        return self.billable + self.failed
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            self.billable + other.billable, self.units + other.units, self.failed + other.failed, self.refused + other.refused
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Usage of one capability, project or key. `name` is the capability, or the id of the project or key."""
+
+    name: str
+    counts: Counts
+    latency: Latency
+    buckets: tuple[tuple[int, int], ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Usage of one hour, day or month (UTC, `start` is its beginning) and one group ('' without grouping)."""
+
+    start: datetime
+    group: str
+    counts: Counts
+    latency: Latency
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose usage, from when to when. With `period_start` only calls that belong to that billing period."""
+
+    tenant_id: UUID
+    start: datetime
+    end: datetime
+    period_start: datetime | None = None
+
+    @classmethod
+    def of_period(cls, tenant_id: UUID, period: periods.Period) -> "Scope":
+        return cls(tenant_id, periods.hour_of(period.start), period.end, period.start)
+
+
+def current_period(*, allowance: Allowance, now: datetime) -> periods.Period:
+    """The tenant's running period."""
+    return periods.containing(allowance.anchor, now)
+
+
+def as_of() -> datetime:
+    """Up to when everything is counted: the instant that the slowest live process has flushed to, else now."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT least(clock_timestamp(), min(counted_to)) FROM metering_process WHERE expires_at > clock_timestamp()"
+        )
+        row: Any = cursor.fetchone()
+    return row[0]  # type: ignore[no-any-return]
+
+
+def groups(scope: Scope, *, group_by: GroupBy = GroupBy.CAPABILITY) -> list[Group]:
+    """Usage by capability, project or key, the largest first, with latency percentiles."""
+    where, parameters = _where(scope)
+    column = COLUMNS[group_by]
+    sql = f"""
+        SELECT {column}, sum(h.billable), sum(h.units), sum(h.failed), sum(h.refused), NULL::int, NULL::bigint
+        FROM metering_usage_hour h WHERE {where} GROUP BY 1
+        UNION ALL
+        SELECT {column}, 0, 0, 0, 0, h.latency_start + b.place - 1, sum(b.count)
+        FROM metering_usage_hour h, unnest(h.latency_counts) WITH ORDINALITY AS b (count, place) WHERE {where} GROUP BY 1, 6
+    """  # noqa: S608 -- column and condition are ours
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        rows = cursor.fetchall()
+    counts: dict[str, Counts] = {}
+    buckets: dict[str, list[tuple[int, int]]] = {}
+    for name, billable, units, failed, refused, bucket, count in rows:
+        if bucket is None:
+            counts[name] = Counts(int(billable), int(units), int(failed), int(refused))
+        else:
+            buckets.setdefault(name, []).append((int(bucket), int(count)))
+    found = [
+        Group(name, known, latency(buckets.get(name, [])), tuple(buckets.get(name, []))) for name, known in counts.items()
+    ]
+    return sorted(found, key=lambda group: (-group.counts.billable, group.name))
+
+
+def total(found: Iterable[Group]) -> Group:
+    """The sum of groups, percentiles over all their calls."""
+    everything = list(found)
+    buckets: dict[int, int] = {}
+    for group in everything:
+        for bucket, count in group.buckets:
+            buckets[bucket] = buckets.get(bucket, 0) + count
+    items = tuple(sorted(buckets.items()))
+    return Group("", sum((group.counts for group in everything), Counts()), latency(items), items)
+
+
+def latency(buckets: Sequence[tuple[int, int]]) -> Latency:
+    return Latency(*histogram.percentiles_us(buckets, RANKS))
+
+
+def series(scope: Scope, *, granularity: Granularity, group_by: GroupBy | None = None) -> list[Point]:
+    """Usage over time, oldest first; hours, days or months without usage have no point."""
+    where, parameters = _where(scope)
+    column = COLUMNS[group_by] if group_by else "''::text"
+    bucket = f"date_trunc('{granularity.value}', h.hour, 'UTC')"
+    sql = f"""
+        SELECT at, name, sum(billable), sum(units), sum(failed), sum(refused),
+               array_agg(latency_start), json_agg(latency_counts)
+        FROM (SELECT {bucket} AS at, {column} AS name, h.* FROM metering_usage_hour h WHERE {where}) h
+        GROUP BY 1, 2 ORDER BY 1, 2
+    """  # noqa: S608
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        return [_point(*row) for row in cursor.fetchall()]
+
+
+def daily(scope: Scope, *, group_by: GroupBy | None = None) -> list[tuple[datetime, str, Counts]]:
+    """Counts by day (UTC) and group, without latency: what charts and projections need."""
+    where, parameters = _where(scope)
+    column = COLUMNS[group_by] if group_by else "''::text"
+    sql = f"""
+        SELECT date_trunc('day', h.hour, 'UTC'), {column}, sum(h.billable), sum(h.units), sum(h.failed), sum(h.refused)
+        FROM metering_usage_hour h WHERE {where} GROUP BY 1, 2 ORDER BY 1, 2
+    """  # noqa: S608
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        return [(at, name, Counts(*map(int, numbers))) for at, name, *numbers in cursor.fetchall()]
+
+
+def by_period(*, tenant_id: UUID, wanted: Sequence[periods.Period]) -> dict[periods.Period, dict[str, Counts]]:
+    """Counts by capability for each of these periods, empty where nothing was used."""
+    sql = """
+        SELECT period_start, capability, sum(billable), sum(units), sum(failed), sum(refused) FROM metering_usage_hour
+        WHERE tenant_id = %s AND hour >= %s AND hour < %s AND period_start = ANY(%s) GROUP BY 1, 2
+    """
+    starts = {period.start: period for period in wanted}
+    found: dict[periods.Period, dict[str, Counts]] = {period: {} for period in wanted}
+    if not wanted:
+        return found
+    first, last = min(wanted).start, max(wanted).end
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [tenant_id, periods.hour_of(first), last, list(starts)])
+        for start, capability, *numbers in cursor.fetchall():
+            found[starts[start]][capability] = Counts(*map(int, numbers))
+    return found
+
+
+def _where(scope: Scope) -> tuple[str, dict[str, Any]]:
+    where = "h.tenant_id = %(tenant)s AND h.hour >= %(start)s AND h.hour < %(end)s"
+    if scope.period_start is not None:
+        where += " AND h.period_start = %(period)s"
+    return where, {
+        "tenant": scope.tenant_id, "start": scope.start, "end": scope.end, "period": scope.period_start,
+    }  # fmt: skip
+
+
+def _point(
+    at: datetime, name: str, billable: Any, units: Any, failed: Any, refused: Any, starts: list[int], counts: Any
+) -> Point:
+    buckets: dict[int, int] = {}
+    for start, row in zip(starts, counts if isinstance(counts, list) else [], strict=False):
+        for offset, count in enumerate(row):
+            buckets[start + offset] = buckets.get(start + offset, 0) + count
+    return Point(at, name, Counts(int(billable), int(units), int(failed), int(refused)), latency(sorted(buckets.items())))

@@ -1,0 +1,204 @@
+"""API keys: how they are made, read and verified.
+
+A key is `mh_live_<id>_<secret><checksum>`: a public id of 12 characters, a secret of 32 (190.5 random bits), and a
+CRC-32 of both in 6, all base 62. The checksum lets anybody (and secret scanners) tell a mistyped key from a wrong one
+without asking the database; it proves nothing. Stored is only HMAC-SHA-256(API_KEY_SECRET, key).
+"""
+
+import hmac
+import re
+import secrets
+import string
+import threading
+import time
+import zlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, connection, transaction
+
+from . import audit
+from .models import ApiKey, Project, User
+
+ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
+ID_LENGTH, SECRET_LENGTH, CHECKSUM_LENGTH = 12, 32, 6
+SHAPE = re.compile(rf"mh_live_([0-9A-Za-z]{{{ID_LENGTH}}})_([0-9A-Za-z]{{{SECRET_LENGTH}}})([0-9A-Za-z]{{{CHECKSUM_LENGTH}}})")
+SCOPES = {
+    "calls": "Call the metered product API",
+    "usage:read": "Read usage, limits and estimates",
+}
+USED_RESOLUTION = timedelta(minutes=1)
+CACHED_KEYS = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whom a verified key speaks for. Stands in for `request.user` and `request.auth` in the API."""
+
+    tenant_id: UUID
+    tenant_slug: str
+    project_id: int
+    key_id: int
+    prefix: str
+    scopes: frozenset[str]
+    expires_at: datetime | None
+
+    is_authenticated = True
+    is_active = True
+    is_anonymous = False
+
+
+class KeyRefused(Exception):
+    """The key is malformed, unknown, expired or revoked. Deliberately one error for all of them."""
+
+
+class KeysUnavailable(Exception):
+    """PostgreSQL cannot be asked, and this key was not verified recently."""
+
+
+def digest(key: str) -> bytes:
+    """What is stored of a key."""
+    return hmac.digest(settings.API_KEY_SECRET.encode(), key.encode(), "sha256")
+
+
+def checksum(text: str) -> str:
+    """CRC-32 of the text in six base 62 characters."""
+    value, letters = zlib.crc32(text.encode()), ""
+    for _ in range(CHECKSUM_LENGTH):
+        value, index = divmod(value, 62)
+        letters = ALPHABET[index] + letters
+    return letters
+
+
+def is_well_formed(key: str) -> bool:
+    """Whether the key has the shape and the checksum of one that we could have issued."""
+    match = SHAPE.fullmatch(key)
+    return bool(match) and checksum(match[1] + match[2]) == match[3]  # type: ignore[index]
+
+
+def issue(
+    *,
+    project: Project,
+    name: str,
+    actor: str,
+    scopes: frozenset[str] = frozenset(SCOPES),
+    expires_at: datetime | None = None,
+    created_by: User | None = None,
+) -> tuple[ApiKey, str]:
+    """A new key of the project, and its full text, which exists nowhere else afterwards."""
+    unknown = scopes - SCOPES.keys()
+    if unknown:
+        raise ValueError(f"Unknown scope: {', '.join(sorted(unknown))}. Known: {', '.join(SCOPES)}.")
+    public_id = "".join(secrets.choice(ALPHABET) for _ in range(ID_LENGTH))
+    secret = "".join(secrets.choice(ALPHABET) for _ in range(SECRET_LENGTH))
+    key = f"mh_live_{public_id}_{secret}{checksum(public_id + secret)}"
+    with transaction.atomic():
+        row = ApiKey.objects.create(
+            tenant=project.tenant,
+            project=project,
+            name=name,
+            public_id=public_id,
+            last_four=key[-4:],
+            digest=digest(key),
+            scopes=sorted(scopes),
+            expires_at=expires_at,
+            created_by=created_by,
+        )
+        audit.record(tenant=project.tenant, actor=actor, action="key.issued", subject=row, project=project.slug)
+    return row, key
+
+
+def revoke(*, key: ApiKey, actor: str, now: datetime) -> bool:
+    """The key is refused everywhere within a second; False if it was revoked before."""
+    with transaction.atomic():
+        changed = ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=now)
+        if changed:
+            audit.record(tenant=key.tenant, actor=actor, action="key.revoked", subject=key)
+    return bool(changed)
+
+
+# One round trip; the inner UPDATE touches a row at most once a minute.
+LOOKUP = """
+WITH found AS (
+    SELECT k.id, k.tenant_id, t.slug, k.project_id, k.public_id, k.digest, k.scopes, k.expires_at, k.last_used_at
+    FROM tenants_apikey k JOIN tenants_tenant t ON t.id = k.tenant_id
+    WHERE k.public_id = %(public_id)s AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > %(now)s)
+), used AS (
+    UPDATE tenants_apikey k SET last_used_at = %(now)s FROM found f
+    WHERE k.id = f.id AND f.digest = %(digest)s AND (f.last_used_at IS NULL OR f.last_used_at < %(used_before)s)
+)
+SELECT id, tenant_id, slug, project_id, public_id, digest, scopes, expires_at FROM found
+"""
+
+
+class KeyCache:
+    """Verified keys of this process, by digest (never by key). Bounded; safe for threads."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[bytes, tuple[Caller, float]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._outage_until = 0.0
+
+    def clear(self) -> None:
+        with self._lock:
+            self._entries.clear()
+            self._outage_until = 0.0
+
+    def verify(self, key: str, *, now: datetime) -> Caller:
+        """Whom the key speaks for; raises KeyRefused or KeysUnavailable.
+
+        A hot key is served from memory for at most METERING["KEY_CACHE_SECONDS"]. While PostgreSQL is unreachable a key
+        that was verified within METERING["KEY_OUTAGE_SECONDS"] stays valid: fails open for known keys only.
+        """
+        fingerprint = digest(key)
+        entry = self._entries.get(fingerprint)
+        if entry and time.monotonic() - entry[1] < settings.METERING["KEY_CACHE_SECONDS"]:
+            return self._unexpired(entry[0], now)
+        if not is_well_formed(key):
+            raise KeyRefused
+        try:
+            caller = self._ask(key, fingerprint, now)
+        except (OperationalError, InterfaceError) as error:
+            self._outage_until = time.monotonic() + 0.5  # one request in a while pays for trying again
+            return self._remembered(fingerprint, now, error)
+        self._remember(fingerprint, caller)
+        return caller
+
+    def _ask(self, key: str, fingerprint: bytes, now: datetime) -> Caller:
+        if time.monotonic() < self._outage_until:
+            raise OperationalError("PostgreSQL was unreachable a moment ago")
+        parameters = {"public_id": key[8 : 8 + ID_LENGTH], "digest": fingerprint, "now": now, "used_before": now - USED_RESOLUTION}
+        with connection.cursor() as cursor:
+            cursor.execute(LOOKUP, parameters)
+            row: tuple[Any, ...] | None = cursor.fetchone()
+        if row is None or not hmac.compare_digest(bytes(row[5]), fingerprint):
+            with self._lock:
+                self._entries.pop(fingerprint, None)
+            raise KeyRefused
+        return Caller(row[1], row[2], row[3], row[0], f"mh_live_{row[4]}", frozenset(row[6]), row[7])
+
+    def _remembered(self, fingerprint: bytes, now: datetime, error: Exception) -> Caller:
+        entry = self._entries.get(fingerprint)
+        if entry is None or time.monotonic() - entry[1] > settings.METERING["KEY_OUTAGE_SECONDS"]:
+            raise KeysUnavailable from error
+        return self._unexpired(entry[0], now)
+
+    def _remember(self, fingerprint: bytes, caller: Caller) -> None:
+        with self._lock:
+            self._entries[fingerprint] = (caller, time.monotonic())
+            self._entries.move_to_end(fingerprint)
+            if len(self._entries) > CACHED_KEYS:
+                self._entries.popitem(last=False)
+
+    @staticmethod
+    def _unexpired(caller: Caller, now: datetime) -> Caller:
+        if caller.expires_at is not None and caller.expires_at <= now:
+            raise KeyRefused
+        return caller
+
+
+cache = KeyCache()

@@ -1,0 +1,85 @@
+"""Errors of the API as RFC 9457 problem details, the same shape everywhere."""
+
+from http import HTTPStatus
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import PermissionDenied
+from django.db import InterfaceError, OperationalError
+from django.http import Http404, HttpRequest, JsonResponse
+from rest_framework import exceptions
+from rest_framework.response import Response
+from rest_framework.views import exception_handler as drf_exception_handler
+
+CONTENT_TYPE = "application/problem+json"
+
+
+class Problem(exceptions.APIException):
+    """An error with a type of its own. `slug` ends the type's address, `extra` are further members (RFC 9457, 3.2)."""
+
+    slug = "error"
+    title = "Error"
+
+    def __init__(self, detail: str | None = None, *, retry_after_seconds: int | None = None, **extra: Any) -> None:
+        super().__init__(detail)
+        self.retry_after_seconds = retry_after_seconds
+        self.extra = extra
+
+
+class ServiceUnavailable(Problem):
+    status_code = HTTPStatus.SERVICE_UNAVAILABLE
+    slug = "unavailable"
+    title = "Temporarily unavailable"
+    default_detail = "The database cannot be reached. Nothing was counted or changed; try again."
+
+    def __init__(self, detail: str | None = None) -> None:
+        super().__init__(detail, retry_after_seconds=1)
+
+
+def type_address(slug: str) -> str:
+    """Where the problem type is explained."""
+    return f"{settings.PUBLIC_URL}/problems/{slug}"
+
+
+def document(*, status: int, slug: str, title: str, detail: object, **extra: object) -> dict[str, object]:
+    return {"type": type_address(slug), "title": title, "status": int(status), "detail": detail, **extra}
+
+
+def plain_response(*, status: int, slug: str, title: str, detail: str, **extra: object) -> JsonResponse:
+    """A problem outside DRF, for middleware and Django's own error pages."""
+    body = document(status=status, slug=slug, title=title, detail=detail, **extra)
+    return JsonResponse(body, status=status, content_type=CONTENT_TYPE)
+
+
+def wants_json(request: HttpRequest) -> bool:
+    """Whether the caller is a program: the APIs answer problems, the pages answer pages."""
+    return request.path.startswith(("/api/", "/sandbox/", "/gate", "/webhooks/", "/livez", "/readyz", "/metrics"))
+
+
+def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
+    """DRF's hook: every error answer becomes a problem document."""
+    if isinstance(error, (OperationalError, InterfaceError)):
+        error = ServiceUnavailable()
+    response = drf_exception_handler(error, context)
+    if response is None:
+        return None
+    response.data = _body(error, response)
+    response.content_type = CONTENT_TYPE
+    if isinstance(error, Problem) and error.retry_after_seconds is not None:
+        response["Retry-After"] = str(error.retry_after_seconds)
+    return response
+
+
+def _body(error: Exception, response: Response) -> dict[str, object]:
+    status = HTTPStatus(response.status_code)
+    if isinstance(error, Problem):
+        return document(status=status, slug=error.slug, title=error.title, detail=str(error.detail), **error.extra)
+    slug = "-".join(status.phrase.lower().split())
+    if isinstance(error, exceptions.ValidationError):
+        return document(
+            status=status, slug="invalid-request", title="Invalid request", detail="See errors.", errors=error.detail
+        )
+    detail = str(error.detail) if isinstance(error, exceptions.APIException) else status.phrase
+    if isinstance(error, (Http404, PermissionDenied)):
+        detail = status.description or status.phrase
+    return document(status=status, slug=slug, title=status.phrase, detail=detail)
