@@ -2,7 +2,6 @@
 
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
-from django.db.models.functions import Coalesce
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -61,9 +60,8 @@ class PlanVersion(models.Model):
         ordering = ("plan", "number")
         constraints = (
             models.UniqueConstraint(
-                "plan", Coalesce("tenant_id", models.Value("00000000-0000-0000-0000-000000000000", models.UUIDField())), "number",
-                name="planversion_number_unique",
-            ),  # fmt: skip
+                fields=("plan", "tenant", "number"), nulls_distinct=False, name="planversion_number_unique"
+            ),
             models.CheckConstraint(condition=models.Q(fee_minor__gte=0), name="planversion_fee_not_negative"),
             models.CheckConstraint(condition=models.Q(unit_price_minor__gte=0), name="planversion_price_not_negative"),
             models.CheckConstraint(
