@@ -151,7 +151,7 @@ REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "tenants.negotiation.JSONOnly",
-    "EXCEPTION_HANDLER": "tenants.problems.exception_handler",
+    "EXCEPTION_HANDLER": "tenants.error_answers.exception_handler",
     "UNAUTHENTICATED_USER": None,
 }
 

@@ -1,4 +1,22 @@
-from django.contrib import admin
-from django.urls import path
+"""Every address of the product."""
 
-urlpatterns = [path("admin/", admin.site.urls)]
+from django.conf import settings
+from django.contrib import admin
+from django.urls import include, path
+from django.views.generic import RedirectView
+
+from config import health
+
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("admin", RedirectView.as_view(url="/admin/")),
+    path("api/v1/", include("billing.urls")),
+    path("livez", health.livez),
+    path("readyz", health.readyz),
+]
+if settings.SANDBOX:
+    urlpatterns.append(path("sandbox/v1/", include("sandbox.urls")))
+urlpatterns.append(path("", include("dashboard.urls")))
+
+handler404 = "tenants.error_answers.not_found"
+handler500 = "tenants.error_answers.server_error"

@@ -215,6 +215,12 @@ def stop() -> None:
         _engine.stop()
 
 
+def wake() -> None:
+    """The flush thread flushes now. Safe in a signal handler: it only sets an event."""
+    if _engine is not None:
+        _engine.buffer.wake.set()
+
+
 def _forget() -> None:
     """A forked child shares no connection, thread or lease with its parent."""
     global _engine, _engine_lock  # noqa: PLW0603

@@ -4,12 +4,8 @@ from http import HTTPStatus
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import PermissionDenied
-from django.db import InterfaceError, OperationalError
-from django.http import Http404, HttpRequest, JsonResponse
+from django.http import HttpRequest, JsonResponse
 from rest_framework import exceptions
-from rest_framework.response import Response
-from rest_framework.views import exception_handler as drf_exception_handler
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -54,32 +50,3 @@ def plain_response(*, status: int, slug: str, title: str, detail: str, **extra: 
 def wants_json(request: HttpRequest) -> bool:
     """Whether the caller is a program: the APIs answer problems, the pages answer pages."""
     return request.path.startswith(("/api/", "/sandbox/", "/gate", "/webhooks/", "/livez", "/readyz", "/metrics"))
-
-
-def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
-    """DRF's hook: every error answer becomes a problem document."""
-    if isinstance(error, (OperationalError, InterfaceError)):
-        error = ServiceUnavailable()
-    response = drf_exception_handler(error, context)
-    if response is None:
-        return None
-    response.data = _body(error, response)
-    response.content_type = CONTENT_TYPE
-    if isinstance(error, Problem) and error.retry_after_seconds is not None:
-        response["Retry-After"] = str(error.retry_after_seconds)
-    return response
-
-
-def _body(error: Exception, response: Response) -> dict[str, object]:
-    status = HTTPStatus(response.status_code)
-    if isinstance(error, Problem):
-        return document(status=status, slug=error.slug, title=error.title, detail=str(error.detail), **error.extra)
-    slug = "-".join(status.phrase.lower().split())
-    if isinstance(error, exceptions.ValidationError):
-        return document(
-            status=status, slug="invalid-request", title="Invalid request", detail="See errors.", errors=error.detail
-        )
-    detail = str(error.detail) if isinstance(error, exceptions.APIException) else status.phrase
-    if isinstance(error, (Http404, PermissionDenied)):
-        detail = status.description or status.phrase
-    return document(status=status, slug=slug, title=status.phrase, detail=detail)
