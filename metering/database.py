@@ -1,6 +1,7 @@
 """The engine's own connections: autocommit, short timeouts, never the request's transaction."""
 
 import logging
+import select
 import threading
 import time
 from collections.abc import Iterator
@@ -36,6 +37,12 @@ def conninfo() -> str:
     )
 
 
+def _discard_dead(connection: Connection) -> None:
+    """Pool hook: a connection that the server has closed is readable; only then is a round trip spent to make sure."""
+    if select.select([connection], [], [], 0)[0]:
+        ConnectionPool.check_connection(connection)
+
+
 class Database:
     """A small pool that fails fast while PostgreSQL is away: one caller in a quarter of a second tries, the rest are told."""
 
@@ -66,6 +73,7 @@ class Database:
                     reconnect_timeout=1.0,
                     max_idle=60.0,
                     kwargs={"autocommit": True},
+                    check=_discard_dead,
                     open=True,
                     name="meterhouse-engine",
                 )

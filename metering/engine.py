@@ -178,6 +178,7 @@ class Engine:
         if thread is not threading.current_thread():
             thread.join(timeout=5.0)
         self._last_flush()
+        self._renewed_at = float("-inf")  # a start right after this stop must register again
         self.database.close()
 
     def _last_flush(self) -> None:

@@ -265,7 +265,7 @@ def _roll_up(connection: Connection, entries: list[Entry]) -> None:
     hours: dict[tuple[Any, ...], list[int]] = {}
     latencies: dict[tuple[Any, ...], dict[int, int]] = {}
     for e in entries:
-        key = (e.tenant_id, e.occurred_at // HOUR * HOUR, e.period_start, e.project_id, e.key_id, e.capability)
+        key = (e.tenant_id, e.occurred_at // HOUR * HOUR, e.period_start, e.project_id, e.key_id, _storable(e.capability))
         sums = hours.setdefault(key, [0, 0, 0, 0])
         if e.outcome == "billable":
             sums[0] += e.calls
@@ -350,6 +350,11 @@ def _utc(epoch: float) -> datetime:
     return datetime.fromtimestamp(epoch, UTC)
 
 
+def _storable(text: str) -> str:
+    """The text without what PostgreSQL cannot store: NUL and lone surrogates."""
+    return text.encode("utf-8", "replace").decode().replace("\x00", "")
+
+
 def _text(text: str) -> str:
-    """COPY's text format: backslash, tab and line ends are escaped, NUL cannot be stored."""
-    return text.replace("\x00", "").replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+    """COPY's text format: backslash, tab and line ends are escaped."""
+    return _storable(text).replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")

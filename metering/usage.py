@@ -182,6 +182,26 @@ def daily(scope: Scope, *, group_by: GroupBy | None = None) -> list[tuple[dateti
         return [(at, name, Counts(*map(int, numbers))) for at, name, *numbers in cursor.fetchall()]
 
 
+def last_billed_at(scope: Scope) -> datetime | None:
+    """The last billed call: to the moment where the call log has it, else to its hour's end. None without one.
+
+    Of an exhausted period it is the instant since which calls are refused.
+    """
+    sql = """
+        SELECT coalesce(
+            (SELECT c.occurred_at FROM metering_call c
+             WHERE c.tenant_id = %(tenant)s AND c.occurred_at >= %(start)s AND c.occurred_at < %(end)s AND c.units > 0
+             ORDER BY c.occurred_at DESC LIMIT 1),
+            (SELECT least(max(h.hour) + interval '1 hour', clock_timestamp()) FROM metering_usage_hour h
+             WHERE h.tenant_id = %(tenant)s AND h.hour >= %(start)s AND h.hour < %(end)s AND h.units > 0)
+        )
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(sql, {"tenant": scope.tenant_id, "start": scope.start, "end": scope.end})
+        row: Any = cursor.fetchone()
+    return row[0]  # type: ignore[no-any-return]
+
+
 def by_period(*, tenant_id: UUID, wanted: Sequence[periods.Period]) -> dict[periods.Period, dict[str, Counts]]:
     """Counts by capability for each of these periods, empty where nothing was used."""
     sql = """

@@ -1,0 +1,160 @@
+"""What all tests share: the story (acme pays, globex is on the free plan, initech must never see either) and real servers."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from django.db import connections
+from django.test import Client
+from django.test.utils import setup_databases, teardown_databases
+from pytest_django import DjangoDbBlocker
+
+from billing import accounts, onboarding
+from metering import engine
+from tenants.keys import cache
+
+ROOT = Path(__file__).resolve().parent.parent
+MakeTenant = Callable[..., onboarding.Onboarded]
+
+
+@pytest.fixture(autouse=True)
+def _forget_keys() -> None:
+    cache.clear()
+
+
+@pytest.fixture
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_test_environment: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """The test database exists for every test that asks, not only for those that pytest-django's marker names."""
+    with django_db_blocker.unblock():
+        made = setup_databases(verbosity=0, interactive=False, aliases={"default"})
+    yield
+    with django_db_blocker.unblock():
+        connections.close_all()
+        teardown_databases(made, verbosity=0)
+
+
+@pytest.fixture
+def committed(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """Database access without a wrapping transaction: the engine and other processes see it. Use tenants of your own."""
+    with django_db_blocker.unblock():
+        yield
+        engine.stop()
+        connections.close_all()
+
+
+@pytest.fixture
+def make_tenant(now: datetime) -> MakeTenant:
+    """A tenant with owner, project, key and account; unique, whatever its name."""
+
+    def make(name: str = "Acme", *, plan: str = "free", **options: Any) -> onboarding.Onboarded:
+        agreed = {key: options.pop(key) for key in ("included", "policy", "burst_per_second") if key in options}
+        unique = uuid.uuid4().hex[:10]
+        return onboarding.onboard(
+            name=name,
+            slug=f"{name.lower()}-{unique}",
+            email=f"owner-{unique}@{name.lower()}.example",
+            plan_code=plan,
+            actor="test",
+            now=options.pop("now", now),
+            agreed=accounts.Agreed(**agreed),
+            **options,
+        )
+
+    return make
+
+
+@pytest.fixture
+def call() -> Callable[..., Any]:
+    """Call the API in process with a key: call(key, "/api/v1/usage")."""
+
+    def get(key: str, path: str, *, method: str = "get", **options: Any) -> Any:
+        return getattr(Client(), method)(path, headers={"authorization": f"Bearer {key}"}, **options)
+
+    return get
+
+
+@dataclass(frozen=True)
+class Product:
+    """A running product: real gunicorn workers on the test database."""
+
+    url: str
+    pid: int
+    log: Path
+
+    @property
+    def address(self) -> tuple[str, int]:
+        parts = urlsplit(self.url)
+        return parts.hostname or "", parts.port or 0
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def environment(port: int) -> dict[str, str]:
+    """The environment in which another process works on this test run's database."""
+    database = connections["default"].settings_dict
+    url = urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{database['NAME']}").geturl()
+    return {**os.environ, "DATABASE_URL": url, "WEB_BIND": f"127.0.0.1:{port}", "PUBLIC_URL": f"http://127.0.0.1:{port}"}
+
+
+def wait_until(condition: Callable[[], Any], *, seconds: float = 15, what: str = "it") -> Any:
+    """The first true answer of the condition; fails the test when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        answer = condition()
+        if answer:
+            return answer
+        time.sleep(0.02)
+    pytest.fail(f"{what} did not happen within {seconds} s")
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def start_product(committed: None, tmp_path: Path) -> Iterator[Callable[..., Product]]:
+    """Start gunicorn: start_product(workers=2). Stopped after the test."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(*, workers: int = 2, **extra: str) -> Product:
+        port = free_port()
+        log = tmp_path / f"web-{port}.log"
+        env = {**environment(port), "WEB_WORKERS": str(workers), **extra}
+        command = [sys.executable, "-m", "gunicorn", "-c", "config/gunicorn.py", "config.wsgi"]
+        with log.open("wb") as out:
+            process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT)
+        running.append(process)
+        wait_until(lambda: listens(port) or process.poll() is not None, seconds=40, what="gunicorn's start")
+        if process.poll() is not None:
+            pytest.fail(f"gunicorn ended: {log.read_text()[-2000:]}")
+        return Product(f"http://127.0.0.1:{port}", process.pid, log)
+
+    yield start
+    for process in running:
+        process.send_signal(signal.SIGTERM)
+    for process in running:
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()

@@ -1,0 +1,171 @@
+"""What a fault leaves behind, and that nothing is counted twice."""
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+from django.db import connection
+from django.utils import timezone
+
+from metering import calls, engine
+from metering.database import conninfo
+from metering.models import SetAside
+from metering.recorder import Batch, Entry, call_id, commit
+from tests.conftest import ROOT, MakeTenant, environment, wait_until
+from tests.metering.ledger import books
+from tests.metering.test_limit_is_exact import attempt, caller_of
+
+HOLDER = """
+import sys, time, django; django.setup()
+from tests.metering.test_limit_is_exact import caller_of
+from metering import calls
+caller = caller_of(sys.argv[1])
+for _ in range(int(sys.argv[2])):
+    calls.open_call(caller=caller, capability="storage")  # admitted, and never answered
+print("holding", flush=True)
+time.sleep(120)
+"""
+
+
+def entry(tenant: object, **changes: object) -> Entry:
+    at = datetime.now(UTC).timestamp()
+    start = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    values = {
+        "id": call_id(at), "tenant_id": tenant.tenant.id, "project_id": tenant.key.project_id, "key_id": tenant.key.id,
+        "capability": "storage", "outcome": "billable", "reason": "", "status": 200, "units": 1, "latency_us": 900,
+        "occurred_at": at, "period_start": start.timestamp(), "period_end": (start + timedelta(days=30)).timestamp(),
+        "lease_id": None,
+    }  # fmt: skip
+    return Entry(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_a_batch_that_is_sent_again_changes_nothing(committed: None, make_tenant: MakeTenant) -> None:
+    acme = make_tenant()
+    batch = Batch((entry(acme), entry(acme)), {})
+    with psycopg.connect(conninfo(), autocommit=True) as database:
+        assert len(commit(database, batch)) == 1
+        assert commit(database, batch) == []
+    kept = books(acme.tenant.id)
+    kept.assert_balanced()
+    assert kept.used == 2
+
+
+def test_a_record_that_the_ledger_cannot_take_stops_nobody(committed: None, make_tenant: MakeTenant) -> None:
+    acme, globex = make_tenant(), make_tenant("Globex")
+    meter = engine.engine()
+    attempt(caller_of(acme.api_key), 1)
+    meter.record(entry(globex, status=10**9))
+    meter.record(entry(acme))
+    engine.stop()
+    books(acme.tenant.id).assert_balanced()
+    assert books(acme.tenant.id).used == 2
+    assert books(globex.tenant.id).used == 0
+    aside = SetAside.objects.get(tenant_id=globex.tenant.id)
+    assert aside.calls == 1
+    assert aside.records[0]["status"] == "1000000000"
+
+
+def test_odd_text_is_recorded(committed: None, make_tenant: MakeTenant) -> None:
+    acme = make_tenant()
+    with psycopg.connect(conninfo(), autocommit=True) as database:
+        commit(database, Batch((entry(acme, capability="a\tb\\c\nd\x00e"),), {}))
+    books(acme.tenant.id).assert_balanced()
+
+
+def test_a_killed_process_gives_its_units_back_at_expiry(
+    committed: None, make_tenant: MakeTenant, settings: pytest.FixtureRequest
+) -> None:
+    acme = make_tenant(included=40, burst_per_second=10**6)
+    env = {**environment(0), "DJANGO_SETTINGS_MODULE": "config.settings", "METERING_LEASE_SECONDS": "3"}
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, acme.api_key, "40"],
+        env={**env, "PYTHONPATH": str(ROOT)}, cwd=ROOT, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert holder.stdout is not None
+    assert holder.stdout.readline().strip() == b"holding"
+    assert attempt(caller_of(acme.api_key), 5) == 0
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.communicate()
+    settings.METERING = {**settings.METERING, "LEASE_SECONDS": 3.0}  # type: ignore[attr-defined]
+    admitted = 0
+
+    def try_once() -> bool:
+        nonlocal admitted
+        admitted += attempt(caller_of(acme.api_key), 1)
+        return admitted == 40
+
+    wait_until(try_once, seconds=30, what="the return of 40 units")
+    assert attempt(caller_of(acme.api_key), 5) == 0
+    engine.stop()
+    kept = books(acme.tenant.id)
+    kept.assert_balanced()
+    assert (kept.used, kept.reserved) == (40, 0)
+
+
+def test_connections_cut_by_the_server_are_replaced(committed: None, make_tenant: MakeTenant) -> None:
+    acme = make_tenant(included=1000, burst_per_second=10**6)
+    caller = caller_of(acme.api_key)
+    assert attempt(caller, 20) == 20
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE application_name = 'meterhouse-engine' AND datname = current_database()"
+        )
+    served = 0
+
+    def serve() -> bool:
+        nonlocal served
+        try:
+            served += attempt(caller, 1)
+        except calls.LimitUnavailable:
+            return False
+        return served >= 50
+
+    wait_until(serve, what="serving again")
+    engine.stop()
+    kept = books(acme.tenant.id)
+    kept.assert_balanced()
+    assert (kept.used, kept.reserved) == (20 + served, 0)
+
+
+def test_a_call_whose_period_was_never_opened_is_recorded(committed: None, make_tenant: MakeTenant) -> None:
+    acme = make_tenant()
+    later = timezone.now() + timedelta(days=400)
+    with psycopg.connect(conninfo(), autocommit=True) as database:
+        commit(
+            database,
+            Batch((entry(acme, period_start=later.timestamp(), period_end=(later + timedelta(days=30)).timestamp()),), {}),
+        )
+    books(acme.tenant.id).assert_balanced()
+
+
+def test_the_call_log_refuses_changes(committed: None, make_tenant: MakeTenant) -> None:
+    acme = make_tenant()
+    attempt(caller_of(acme.api_key), 1)
+    engine.stop()
+    for statement in ("UPDATE metering_call SET units = 0", "DELETE FROM metering_call"):
+        with pytest.raises(Exception, match="append-only"), connection.cursor() as cursor:
+            cursor.execute(f"{statement} WHERE tenant_id = %s", [acme.tenant.id])
+
+
+def test_a_fork_starts_with_an_engine_of_its_own(committed: None, make_tenant: MakeTenant) -> None:
+    attempt(caller_of(make_tenant().api_key), 1)
+    parent = engine.engine()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if engine._engine is None else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert engine.engine() is parent
+
+
+def test_a_call_id_begins_with_its_time() -> None:
+    at = 1_795_500_000.123
+    made = call_id(at)
+    assert made.version == 7
+    assert made.variant == uuid.RFC_4122
+    assert made.int >> 80 == 1_795_500_000_123
