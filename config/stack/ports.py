@@ -4,6 +4,8 @@ import socket
 
 from config.stack.errors import StackError, port_taken
 
+HIGHEST = 65535
+
 
 def free() -> int:
     """A port that nobody listened on a moment ago."""
@@ -15,8 +17,8 @@ def free() -> int:
 
 def check(port: int, *, name: str, option: str) -> None:
     """The port can be listened on; StackError if not."""
-    if not 0 < port < 65536:
-        raise StackError(f"{port} is not a port: {option} takes a number from 1 to 65535.")
+    if not 0 < port <= HIGHEST:
+        raise StackError(f"{port} is not a port: {option} takes a number from 1 to {HIGHEST}.")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do
         try:

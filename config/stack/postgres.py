@@ -24,9 +24,9 @@ READY_SECONDS = 120  # recovery after a crash replays the log first
 PORT_ATTEMPTS = 5
 # SIGINT is PostgreSQL's "fast" shutdown, SIGQUIT its "immediate" one, from which it recovers.
 LADDER = Ladder(((signal.SIGINT, 15.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)))
-# A folder that the server owns but cannot reach by its path, because a parent is closed to it. The kernel resolves
-# this link without walking the path. PostgreSQL needs an absolute path that stays true in all its processes.
-WORKING_FOLDER = Path("/proc/self/cwd")
+# Where a parent folder is closed to the server, it gets its own folder as an open descriptor: the kernel resolves this
+# link without walking the path. The working folder would do, but PostgreSQL 15 leaves it to look for its binaries.
+DESCRIPTORS = Path("/proc/self/fd")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Postgres:
         self._home = state_dir / "postgres"  # belongs to the user that runs the server
         self._data = self._home / "data"
         self._password_path = state_dir / "postgres.password"
+        self._home_fd: int | None = None
         self._copy_path = state_dir / "postgres.copy"  # names the copied installation, outlives a SIGKILL
 
     def start(self) -> str:
@@ -60,6 +61,7 @@ class Postgres:
             ports.check(self._options.port, name=NAME, option=PORT_OPTION)
         account = accounts.for_folder(self._home)
         self._prepare_home(account)
+        self._open_home(account)
         program = self._reachable_program(account)
         password = self._initialised(program, account)
         port = self._listening(program, account)
@@ -70,6 +72,9 @@ class Postgres:
     def stop(self) -> None:
         """The server has ended and its copied installation is gone; calling again is harmless."""
         self.server.end()
+        if self._home_fd is not None:
+            os.close(self._home_fd)
+            self._home_fd = None
         self._remove_copy()
 
     def _check_version(self) -> None:
@@ -93,6 +98,23 @@ class Postgres:
         if account and self._home.stat().st_uid == 0:
             os.chown(self._home, account.uid, account.gid)
         shutil.rmtree(self._home / "initialising", ignore_errors=True)
+
+    def _open_home(self, account: Account | None) -> None:
+        if account is None or accounts.can_enter(account, self._home):
+            return
+        if sys.platform != "linux":
+            raise StackError(
+                f"The user {account.name} cannot enter {self._state_dir}. Choose a --state-dir that all users may "
+                f"enter, or run this as an ordinary user."
+            )
+        self._home_fd = os.open(self._home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def _seen_by_server(self, path: Path) -> str:
+        """The path of something in our folder, as the server can name it."""
+        return str(path if self._home_fd is None else DESCRIPTORS / str(self._home_fd) / path.name)
+
+    def _kept_fds(self) -> list[int]:
+        return [] if self._home_fd is None else [self._home_fd]
 
     def _reachable_program(self, account: Account | None) -> Program:
         if account is None or accounts.can_run_postgres(account, self._program):
@@ -140,39 +162,28 @@ class Postgres:
         return password
 
     def _run_initdb(self, program: Program, account: Account | None, fresh: Path) -> None:
-        where = str(self._named(fresh, account))
-        initdb = [str(program.path.parent / "initdb"), "-D", where, "--username", ROLE, "--pwfile=../initdb.password"]
-        initdb += ["--auth=scram-sha-256", "--no-locale", "--encoding=UTF8", "--no-instructions"]
-        self._run(initdb if self._options.durable else [*initdb, "--no-sync"], fresh, account)
+        where = self._seen_by_server(fresh)
+        initdb = [str(program.path.parent / "initdb"), "-D", where, "--username", ROLE]
+        initdb += [f"--pwfile={self._seen_by_server(self._home / 'initdb.password')}", "--auth=scram-sha-256"]
+        initdb += ["--no-locale", "--encoding=UTF8", "--no-instructions"]
+        self._run(initdb if self._options.durable else [*initdb, "--no-sync"], account)
         single = [str(program.path), "--single", "-D", where, "-c", "log_checkpoints=off", "postgres"]
-        self._run(single, fresh, account, f"CREATE DATABASE {DATABASE};\n".encode())
+        self._run(single, account, f"CREATE DATABASE {DATABASE};\n".encode())
         # The single-user server reports a failed statement in its output only.
         if "ERROR:" in self.server.output():
             raise self._failure("could not create its database")
 
-    def _run(self, command: list[str], cwd: Path, account: Account | None, stdin: bytes = b"") -> None:
-        if self.server.run(command, cwd=cwd, account=account, stdin=stdin) != 0:
+    def _run(self, command: list[str], account: Account | None, stdin: bytes = b"") -> None:
+        if self.server.run(command, account=account, stdin=stdin, keep_fds=self._kept_fds()) != 0:
             raise self._failure(f"could not be initialised ({Path(command[0]).name} failed)")
 
-    def _named(self, folder: Path, account: Account | None) -> Path:
-        """The folder as the server can name it."""
-        if accounts.can_enter(account, folder):
-            return folder
-        if sys.platform == "linux":
-            return WORKING_FOLDER
-        raise StackError(
-            f"The user {account.name if account else ''} cannot enter {self._state_dir}. Choose a --state-dir that "
-            f"all users may enter, or run this as an ordinary user."
-        )
-
     def _listening(self, program: Program, account: Account | None) -> int:
-        where = self._named(self._data, account)
         for attempt in range(PORT_ATTEMPTS):
             # No process of this server is left (its pid lock is free), yet after a reboot the pid in this file may be
             # that of a stranger, and PostgreSQL would refuse to start.
             (self._data / "postmaster.pid").unlink(missing_ok=True)
             port = self._options.port or ports.free()
-            self.server.spawn(self._command(program, where, port), cwd=self._data, account=account)
+            self.server.spawn(self._command(program, port), account=account, keep_fds=self._kept_fds())
             try:
                 self._wait_until_ready(port)
             except PortTaken:
@@ -183,7 +194,7 @@ class Postgres:
                 return port
         raise AssertionError  # the last attempt returned or raised
 
-    def _command(self, program: Program, where: Path, port: int) -> list[str]:
+    def _command(self, program: Program, port: int) -> list[str]:
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": port,
@@ -197,7 +208,7 @@ class Postgres:
             "fsync": "on" if self._options.durable else "off",
         }
         chosen = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        return [str(program.path), "-D", str(where), *chosen]
+        return [str(program.path), "-D", self._seen_by_server(self._data), *chosen]
 
     def _wait_until_ready(self, port: int) -> None:
         deadline = time.monotonic() + READY_SECONDS
@@ -210,12 +221,12 @@ class Postgres:
         raise self._failure(f"was not ready after {READY_SECONDS} seconds", port)
 
     def _says_ready(self) -> bool:
-        """What pg_ctl looks at: the eighth line of the pid file is the state of the server."""
+        """What pg_ctl looks at: the first line of the pid file is the process, the eighth and last its state."""
         try:
-            lines = (self._data / "postmaster.pid").read_text().splitlines()
+            lines = (self._data / "postmaster.pid").read_text().split()
         except FileNotFoundError:
             return False
-        return len(lines) > 7 and lines[0] == str(self.server.pid) and lines[7].strip() == "ready"
+        return lines[:1] == [str(self.server.pid)] and lines[-1] == "ready"
 
     def _failure(self, what: str, port: int = 0) -> StackError:
         text, log = self.server.output(), self.server.log

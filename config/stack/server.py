@@ -76,7 +76,13 @@ class Server:
         )
 
     def spawn(
-        self, command: Sequence[str], *, cwd: Path, account: Account | None, stdin: bytes = b""
+        self,
+        command: Sequence[str],
+        *,
+        account: Account | None,
+        stdin: bytes = b"",
+        cwd: Path = Path("/"),
+        keep_fds: Sequence[int] = (),
     ) -> subprocess.Popen[bytes]:
         """The command runs as that user in a session of its own, its output in the log."""
         fd = locks.opened(self._pid_path)
@@ -92,7 +98,7 @@ class Server:
                 stdin=subprocess.PIPE,
                 stdout=log_fd,
                 stderr=log_fd,
-                pass_fds=[fd],
+                pass_fds=[fd, *keep_fds],
                 start_new_session=True,  # else Ctrl-C would reach it before we can stop it in order
             )
         finally:
@@ -110,9 +116,11 @@ class Server:
         tie = [pid_fd, uid, gid, int(self._ladder.gentle), parent]
         return [sys.executable, "-I", "-S", str(TETHER), *map(str, tie), *command]
 
-    def run(self, command: Sequence[str], *, cwd: Path, account: Account | None, stdin: bytes = b"") -> int:
+    def run(
+        self, command: Sequence[str], *, account: Account | None, stdin: bytes = b"", keep_fds: Sequence[int] = ()
+    ) -> int:
         """The command has ended; returns its exit code."""
-        code = self.spawn(command, cwd=cwd, account=account, stdin=stdin).wait()
+        code = self.spawn(command, account=account, stdin=stdin, keep_fds=keep_fds).wait()
         self._process = None
         return code
 

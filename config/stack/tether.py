@@ -28,7 +28,7 @@ def main() -> None:
         if os.getppid() != parent:  # it ended before the line above
             sys.exit("the process that started this has ended")
     try:
-        os.execv(program[0], program)
+        os.execv(program[0], program)  # noqa: S606 -- a shell is the last thing wanted here
     except OSError as error:
         sys.exit(f"cannot run {program[0]}: {error}")
 

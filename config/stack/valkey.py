@@ -77,7 +77,7 @@ class Valkey:
         for attempt in range(PORT_ATTEMPTS):
             port = self._port or ports.free()
             configuration = CONFIGURATION.format(port=port, password=password).encode()
-            self.server.spawn(command, cwd=self._home, account=self._account, stdin=configuration)
+            self.server.spawn(command, account=self._account, stdin=configuration, cwd=self._home)
             try:
                 self._wait_until_ready(port, password)
             except PortTaken:
