@@ -4,8 +4,6 @@ import os
 import signal
 from typing import Any
 
-from metering import engine
-
 bind = os.environ.get("WEB_BIND", "127.0.0.1:8000")
 workers = int(os.environ.get("WEB_WORKERS", "2"))
 threads = int(os.environ.get("WEB_THREADS", "8"))
@@ -21,6 +19,8 @@ accesslog = os.environ.get("WEB_ACCESS_LOG") or None
 
 def post_worker_init(worker: Any) -> None:
     """On SIGTERM the flusher is woken at once: a hung request must not keep counted calls in memory."""
+    from metering import engine  # noqa: PLC0415 -- this file is read before Django is set up
+
     graceful = signal.getsignal(signal.SIGTERM)
 
     def flush_and_stop(number: int, frame: Any) -> None:
@@ -33,4 +33,6 @@ def post_worker_init(worker: Any) -> None:
 
 def worker_exit(server: Any, worker: Any) -> None:
     """The worker leaves nothing behind: calls flushed, leases returned."""
+    from metering import engine  # noqa: PLC0415
+
     engine.stop()
