@@ -33,7 +33,7 @@ class Agreed:
             return "UNCHANGED"
 
     UNCHANGED = _Unchanged()
-    included: int | None | _Unchanged = UNCHANGED
+    included: int | _Unchanged | None = UNCHANGED
     policy: Policy | _Unchanged = UNCHANGED
     burst_per_second: int | _Unchanged = UNCHANGED
     fee_minor: int | _Unchanged = UNCHANGED
@@ -53,7 +53,9 @@ class Agreed:
 
 def public_version(*, plan_code: str) -> PlanVersion:
     """The newest public version of the plan; raises UnknownPlan, naming the plans there are."""
-    version = PlanVersion.objects.filter(plan__code=plan_code, tenant=None).select_related("plan").order_by("-number").first()
+    version = (
+        PlanVersion.objects.filter(plan__code=plan_code, tenant=None).select_related("plan").order_by("-number").first()
+    )
     if version is None:
         codes = ", ".join(Plan.objects.values_list("code", flat=True))
         raise UnknownPlan(f"There is no plan '{plan_code}'. Plans: {codes}.")
@@ -95,7 +97,7 @@ def open_account(
     actor: str,
     now: datetime,
     anchor: datetime | None = None,
-    agreed: Agreed = Agreed(),  # noqa: B008 -- frozen
+    agreed: Agreed = Agreed(),
     hard_limit: int | None = None,
 ) -> Account:
     """The tenant is on the plan and metering enforces it. Periods count from `anchor`, by default the day's start (UTC)."""

@@ -183,7 +183,9 @@ class SeriesView(ManagementView):
         if start >= end:
             raise serializers.ValidationError({"to": ["It must be later than 'from'."]})
         if end - start > longest:
-            raise serializers.ValidationError({"to": [f"By {granularity.value} at most {longest.days} days are answered."]})
+            raise serializers.ValidationError(
+                {"to": [f"By {granularity.value} at most {longest.days} days are answered."]}
+            )
         whole = asked.get("from") is None and asked.get("to") is None
         return usage.Scope(account.tenant_id, start, end, period.start if whole else None)
 

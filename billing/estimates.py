@@ -50,6 +50,11 @@ class Statement:
         return self.allowance.admits is not None and self.used >= self.allowance.admits
 
     @property
+    def projected_from(self) -> datetime:
+        """From when on the period's end is projected, given enough calls."""
+        return self.period.start + timedelta(seconds=-(-self.period.seconds // projection.HIDDEN_SHARE))
+
+    @property
     def included_runs_out_at(self) -> datetime | None:
         """When the included calls end at the present rate, if that is within the period and still ahead."""
         included = self.allowance.included
@@ -90,8 +95,21 @@ def statement(*, account: Account, now: datetime) -> Statement:
 def _priced(
     terms: pricing.Terms, ahead: projection.Projection
 ) -> tuple[pricing.Invoice, pricing.Invoice, pricing.Invoice]:
-    low, likely, high = (pricing.invoice(terms=terms, quantity=units) for units in (ahead.low, ahead.likely, ahead.high))
+    low, likely, high = (
+        pricing.invoice(terms=terms, quantity=units) for units in (ahead.low, ahead.likely, ahead.high)
+    )
     return low, likely, high
+
+
+def same_span(*, statement: Statement, group_by: usage.GroupBy = usage.GroupBy.CAPABILITY) -> dict[str, usage.Counts]:
+    """The last period's counts by group, up to the same place (to the hour) as the running one has reached."""
+    before = periods.previous(statement.allowance.anchor, statement.period)
+    end = min(before.start + (statement.now - statement.period.start), before.end)
+    scope = usage.Scope(statement.allowance.tenant_id, periods.hour_of(before.start), end, before.start)
+    found: dict[str, usage.Counts] = {}
+    for _, name, counts in usage.daily(scope, group_by=group_by):
+        found[name] = found.get(name, usage.Counts()) + counts
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +134,9 @@ def months(*, account: Account, now: datetime, count: int = 13) -> list[Month]:
     result = []
     for period in wanted:
         total = sum(found[period].values(), usage.Counts())
-        scope = usage.Scope(account.tenant_id, periods.hour_of(period.start), min(period.start + reached, period.end), period.start)
+        scope = usage.Scope(
+            account.tenant_id, periods.hour_of(period.start), min(period.start + reached, period.end), period.start
+        )
         same_day = total if period == current else sum((counts for _, _, counts in usage.daily(scope)), usage.Counts())
         result.append(Month(period, found[period], total, same_day, pricing.invoice(terms=terms, quantity=total.units)))
     return result

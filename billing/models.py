@@ -14,7 +14,9 @@ class Plan(models.Model):
     code = models.SlugField(max_length=30, unique=True)
     name = models.CharField(max_length=60)
     rank = models.PositiveSmallIntegerField(unique=True, help_text=_("Order of the tiers, the smallest first."))
-    is_custom = models.BooleanField(default=False, help_text=_("Sold by agreement: each tenant has a version of its own."))
+    is_custom = models.BooleanField(
+        default=False, help_text=_("Sold by agreement: each tenant has a version of its own.")
+    )
 
     class Meta:
         ordering = ("rank",)
@@ -73,7 +75,8 @@ class PlanVersion(models.Model):
                 name="planversion_hard_limit_in_range",
             ),
             models.CheckConstraint(
-                condition=models.Q(burst_per_second__gte=1, burst_per_second__lte=MAX_BURST), name="planversion_burst_in_range"
+                condition=models.Q(burst_per_second__gte=1, burst_per_second__lte=MAX_BURST),
+                name="planversion_burst_in_range",
             ),
             models.CheckConstraint(condition=models.Q(policy__in=Policy.values), name="planversion_policy_known"),
         )

@@ -44,7 +44,13 @@ def onboard(
         user, password = _owner(email)
         directory.add_member(tenant=tenant, user=user, role=Role.OWNER, actor=actor)
         account = accounts.open_account(
-            tenant=tenant, plan_code=plan_code, actor=actor, now=now, anchor=anchor, agreed=agreed, hard_limit=hard_limit
+            tenant=tenant,
+            plan_code=plan_code,
+            actor=actor,
+            now=now,
+            anchor=anchor,
+            agreed=agreed,
+            hard_limit=hard_limit,
         )
         project = directory.add_project(tenant=tenant, name=project_name, actor=actor)
         key, api_key = keys.issue(project=project, name="First key", actor=actor, created_by=user)

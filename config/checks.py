@@ -23,7 +23,9 @@ def _secret(name: str, *, missing: bool, value: str, identity: str) -> Iterable[
 def secrets_are_set(**_: Any) -> list[CheckMessage]:
     """Both secrets exist and are long enough."""
     return [
-        *_secret("SECRET_KEY", missing=settings.SECRET_KEY_IS_MISSING, value=settings.SECRET_KEY, identity="meterhouse.E001"),
+        *_secret(
+            "SECRET_KEY", missing=settings.SECRET_KEY_IS_MISSING, value=settings.SECRET_KEY, identity="meterhouse.E001"
+        ),
         *_secret(
             "API_KEY_SECRET",
             missing=settings.API_KEY_SECRET_IS_MISSING,
@@ -54,7 +56,9 @@ def servers_are_named(**_: Any) -> list[CheckMessage]:
     elif urlsplit(settings.REDIS_URL).scheme not in {"redis", "rediss", "unix"}:
         found.append(
             Error(
-                "REDIS_URL is not a Redis address.", hint="Write it as redis://:password@host:6379/0.", id="meterhouse.E005"
+                "REDIS_URL is not a Redis address.",
+                hint="Write it as redis://:password@host:6379/0.",
+                id="meterhouse.E005",
             )
         )
     return found
@@ -85,20 +89,31 @@ def public_url_is_safe(**_: Any) -> list[CheckMessage]:
         return []
     found: list[CheckMessage] = []
     if settings.DEBUG:
-        found.append(Error("DEBUG is on and PUBLIC_URL is not this machine.", hint="Set DEBUG=false.", id="meterhouse.E008"))
+        found.append(
+            Error("DEBUG is on and PUBLIC_URL is not this machine.", hint="Set DEBUG=false.", id="meterhouse.E008")
+        )
     if url.scheme == "http":
         hint = "Serve it over https and set PUBLIC_URL=https://..."
-        found.append(Warning("PUBLIC_URL is plain http: passwords and keys travel in clear.", hint=hint, id="meterhouse.W001"))
+        found.append(
+            Warning("PUBLIC_URL is plain http: passwords and keys travel in clear.", hint=hint, id="meterhouse.W001")
+        )
     if settings.SANDBOX:
         hint = "Set SANDBOX=false in production."
-        found.append(Warning("The sandbox is installed and PUBLIC_URL is not this machine.", hint=hint, id="meterhouse.W002"))
+        found.append(
+            Warning("The sandbox is installed and PUBLIC_URL is not this machine.", hint=hint, id="meterhouse.W002")
+        )
     return found
 
 
 @register("meterhouse")
 def metering_values_make_sense(**_: Any) -> list[CheckMessage]:
     """The metering tunables are within the bounds in which the engine's promises were tested."""
-    bounds = {"LEASE_SECONDS": (3, 300), "LEASE_MAX_UNITS": (1, 100_000), "BUFFER_CALLS": (1000, 10_000_000), "POOL_SIZE": (2, 50)}
+    bounds = {
+        "LEASE_SECONDS": (3, 300),
+        "LEASE_MAX_UNITS": (1, 100_000),
+        "BUFFER_CALLS": (1000, 10_000_000),
+        "POOL_SIZE": (2, 50),
+    }
     return [
         Error(f"METERING_{name} is {settings.METERING[name]}.", hint=f"Choose {low} to {high}.", id="meterhouse.E009")
         for name, (low, high) in bounds.items()

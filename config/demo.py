@@ -250,7 +250,9 @@ class Demo:
     def _forget_state(self) -> None:
         """The demo starts from nothing. Deletes the state folder, if it is one of ours."""
         if self.environ.get("DATABASE_URL"):
-            raise DemoError("--fresh deletes the demo's own servers' data; with DATABASE_URL set, empty that database yourself.")
+            raise DemoError(
+                "--fresh deletes the demo's own servers' data; with DATABASE_URL set, empty that database yourself."
+            )
         if not self.state_dir.exists():
             return
         strangers = bool(list(self.state_dir.iterdir())) and not (self.state_dir / "secrets.json").exists()

@@ -27,7 +27,9 @@ SECRET_KEY = env.str("SECRET_KEY", "") or secrets.token_urlsafe(50)
 API_KEY_SECRET_IS_MISSING = not env.str("API_KEY_SECRET", "")
 API_KEY_SECRET = env.str("API_KEY_SECRET", "") or secrets.token_urlsafe(50)
 
-ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[urlsplit(PUBLIC_URL).hostname or "127.0.0.1", "127.0.0.1", "localhost"])
+ALLOWED_HOSTS = env.list(
+    "ALLOWED_HOSTS", default=[urlsplit(PUBLIC_URL).hostname or "127.0.0.1", "127.0.0.1", "localhost"]
+)
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
 if HTTPS:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")

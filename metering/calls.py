@@ -48,7 +48,9 @@ class NoPlan(Problem):
 
 class LimitUnavailable(ServiceUnavailable):
     slug = "limit-unavailable"
-    default_detail = "The limit of this tenant cannot be checked at the moment, so the call was not served or counted. Try again."
+    default_detail = (
+        "The limit of this tenant cannot be checked at the moment, so the call was not served or counted. Try again."
+    )
 
 
 @dataclass(slots=True)

@@ -93,7 +93,9 @@ class Engine:
             return False
         self._note_success()
         for quota in settled:
-            self.leases.settle(quota.tenant_id, period_start=quota.period_start, used=quota.used, recorded=quota.recorded)
+            self.leases.settle(
+                quota.tenant_id, period_start=quota.period_start, used=quota.used, recorded=quota.recorded
+            )
         return True
 
     def _send_apart(self, connection: psycopg.Connection[tuple[object, ...]], batch: Batch) -> None:
@@ -109,7 +111,9 @@ class Engine:
     def _note_failure(self, error: Exception) -> None:
         if self._failing_since is None:
             self._failing_since = time.monotonic()
-            logger.warning("Flush failed, records are kept and sent again: %s", str(error).strip() or type(error).__name__)
+            logger.warning(
+                "Flush failed, records are kept and sent again: %s", str(error).strip() or type(error).__name__
+            )
 
     def _note_success(self) -> None:
         if self._failing_since is not None:
@@ -224,7 +228,7 @@ def wake() -> None:
 
 def _forget() -> None:
     """A forked child shares no connection, thread or lease with its parent."""
-    global _engine, _engine_lock  # noqa: PLW0603
+    global _engine, _engine_lock
     _engine, _engine_lock = None, threading.Lock()
 
 

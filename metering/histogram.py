@@ -49,6 +49,10 @@ def _percentile_us(ordered: list[tuple[int, int]], total: int, rank: int) -> int
     for index, count in ordered:
         if seen + count >= wanted:
             share = max(0.0, (wanted - seen) / count)
-            return round(SMALLEST_US * 2 ** ((index + share) / BUCKETS_PER_OCTAVE)) if index else round(BOUNDS_US[0] * share)
+            return (
+                round(SMALLEST_US * 2 ** ((index + share) / BUCKETS_PER_OCTAVE))
+                if index
+                else round(BOUNDS_US[0] * share)
+            )
         seen += count
     raise AssertionError("A percentile lies within its histogram.")

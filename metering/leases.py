@@ -25,6 +25,7 @@ from .models import OnOutage
 
 logger = logging.getLogger(__name__)
 FORGET_SECONDS = 60.0
+SHORT_SECONDS, LONG_SECONDS = 0.5, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,9 @@ class Leases:
         self._process = process
         self._holdings: dict[UUID, Holding] = {}
         self._leased: set[Holding] = set()
-        self._returns: dict[tuple[UUID, UUID], int | None] = {}  # (tenant, lease) -> units to give back; None: all of it
+        self._returns: dict[
+            tuple[UUID, UUID], int | None
+        ] = {}  # (tenant, lease) -> units to give back; None: all of it
         self._returns_lock = threading.Lock()
 
     def admit(self, tenant_id: UUID) -> Ticket:
@@ -256,7 +259,7 @@ class Leases:
 
     @staticmethod
     def _is_idle(holding: Holding, now: float) -> bool:
-        return now - holding.touched_at > settings.METERING["IDLE_SECONDS"]
+        return bool(now - holding.touched_at > settings.METERING["IDLE_SECONDS"])
 
     # -- inside the holding's lock -------------------------------------------------------------------------------------
 
@@ -288,11 +291,11 @@ class Leases:
         return Ticket(holding, None, bounds, now)
 
     def _adapt(self, holding: Holding, now: float) -> None:
-        """Ask for twice as much when the last grant lasted less than half a second, for half when it lasted long."""
+        """Ask for twice as much when the last grant was used up fast, for half when it lasted long."""
         lasted = now - holding.granted_at
-        if lasted < 0.5:
+        if lasted < SHORT_SECONDS:
             holding.want = min(holding.want * 2, settings.METERING["LEASE_MAX_UNITS"])
-        elif lasted > 2:
+        elif lasted > LONG_SECONDS:
             holding.want = max(1, holding.want // 2)
 
     def _grant(self, holding: Holding, now: float) -> Lease:
@@ -338,7 +341,9 @@ class Leases:
 
     def _open_period(self, tenant_id: UUID, now: float) -> None:
         with self._database.connection() as connection:
-            row: Any = connection.execute("SELECT anchor FROM metering_allowance WHERE tenant_id = %s", (tenant_id,)).fetchone()
+            row: Any = connection.execute(
+                "SELECT anchor FROM metering_allowance WHERE tenant_id = %s", (tenant_id,)
+            ).fetchone()
             if row is None:
                 raise NoAllowance
             period = periods.containing(row[0], datetime.fromtimestamp(now, UTC))
@@ -353,7 +358,8 @@ class Leases:
         }
         with self._database.connection() as connection, connection.transaction():
             connection.execute(RECLAIM_LOCK, parameters)
-            return connection.execute(RECLAIM, parameters).rowcount > 0
+            reclaimed: int = connection.execute(RECLAIM, parameters).rowcount
+        return reclaimed > 0
 
     def _see(self, holding: Holding, bounds: Bounds, *, used: int) -> None:
         if holding.bounds is None or holding.bounds.start != bounds.start:

@@ -30,10 +30,14 @@ class OnOutage(models.TextChoices):
 class Allowance(models.Model):
     """What metering enforces for a tenant. Billing pushes it down; `label` is for people, nothing here knows plans."""
 
-    tenant = models.OneToOneField("tenants.Tenant", primary_key=True, on_delete=models.CASCADE, related_name="allowance")
+    tenant = models.OneToOneField(
+        "tenants.Tenant", primary_key=True, on_delete=models.CASCADE, related_name="allowance"
+    )
     label = models.CharField(max_length=60, help_text=_("What to call it to the customer: the plan's name."))
     included = models.BigIntegerField(null=True, blank=True, help_text=_("Calls per period; empty: unlimited."))
-    hard_limit = models.BigIntegerField(null=True, blank=True, help_text=_("Calls per period never to exceed; empty: none."))
+    hard_limit = models.BigIntegerField(
+        null=True, blank=True, help_text=_("Calls per period never to exceed; empty: none.")
+    )
     policy = models.CharField(max_length=16, choices=Policy.choices)
     on_outage = models.CharField(max_length=16, choices=OnOutage.choices, default=OnOutage.CLOSED)
     burst_per_second = models.PositiveIntegerField(help_text=_("Calls per second."))
@@ -51,7 +55,8 @@ class Allowance(models.Model):
                 name="allowance_hard_limit_in_range",
             ),
             models.CheckConstraint(
-                condition=models.Q(burst_per_second__gte=1, burst_per_second__lte=MAX_BURST), name="allowance_burst_in_range"
+                condition=models.Q(burst_per_second__gte=1, burst_per_second__lte=MAX_BURST),
+                name="allowance_burst_in_range",
             ),
             models.CheckConstraint(condition=models.Q(policy__in=Policy.values), name="allowance_policy_known"),
             models.CheckConstraint(condition=models.Q(on_outage__in=OnOutage.values), name="allowance_on_outage_known"),

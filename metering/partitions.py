@@ -92,5 +92,7 @@ def drop_old_days(*, keep_from: datetime) -> list[str]:
 def names(parent: str) -> list[str]:
     """Names of the partitions of a table, the default one included; none where the table does not exist."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = to_regclass(%s) ORDER BY 1", [parent])
+        cursor.execute(
+            "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = to_regclass(%s) ORDER BY 1", [parent]
+        )
         return [name for (name,) in cursor.fetchall()]

@@ -11,7 +11,7 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -83,7 +83,9 @@ class Settled:
 def call_id(occurred_at: float) -> UUID:
     """A version 7 UUID (RFC 9562): it begins with the call's time, so a call is found by its id without an index of its own."""
     milliseconds = int(occurred_at * 1000)
-    return UUID(int=(milliseconds << 80) | (0x7 << 76) | (secrets.randbits(12) << 64) | (0b10 << 62) | secrets.randbits(62))
+    return UUID(
+        int=(milliseconds << 80) | (0x7 << 76) | (secrets.randbits(12) << 64) | (0b10 << 62) | secrets.randbits(62)
+    )
 
 
 class Buffer:
@@ -162,7 +164,9 @@ FROM unnest(%s::uuid[], %s::uuid[], %s::bigint[]) AS n (tenant_id, id, units), m
 WHERE l.tenant_id = n.tenant_id AND l.id = n.id AND before.tenant_id = n.tenant_id AND before.id = n.id
 RETURNING l.tenant_id, l.period_start, before.units - l.units
 """
-DROP_EMPTY = "DELETE FROM metering_lease WHERE units = 0 AND (tenant_id, id) IN (SELECT * FROM unnest(%s::uuid[], %s::uuid[]))"
+DROP_EMPTY = (
+    "DELETE FROM metering_lease WHERE units = 0 AND (tenant_id, id) IN (SELECT * FROM unnest(%s::uuid[], %s::uuid[]))"
+)
 SETTLE_QUOTA = """
 UPDATE metering_quota q SET used = q.used + n.used, reserved = q.reserved - n.released, failed = q.failed + n.failed,
                             refused = q.refused + n.refused
@@ -248,7 +252,7 @@ def _thinned(entries: Iterable[Entry]) -> Iterator[Entry]:
         else:
             folded.setdefault(kind, entry)
     for kind, entry in folded.items():
-        yield Entry(*(getattr(entry, name) for name in Entry.__slots__[:-1]), calls=seen[kind] - REFUSED_ROWS + 1)
+        yield replace(entry, calls=seen[kind] - REFUSED_ROWS + 1)
 
 
 def _log(connection: Connection, entries: list[Entry], batch_id: UUID) -> None:
@@ -265,7 +269,14 @@ def _roll_up(connection: Connection, entries: list[Entry]) -> None:
     hours: dict[tuple[Any, ...], list[int]] = {}
     latencies: dict[tuple[Any, ...], dict[int, int]] = {}
     for e in entries:
-        key = (e.tenant_id, e.occurred_at // HOUR * HOUR, e.period_start, e.project_id, e.key_id, _storable(e.capability))
+        key = (
+            e.tenant_id,
+            e.occurred_at // HOUR * HOUR,
+            e.period_start,
+            e.project_id,
+            e.key_id,
+            _storable(e.capability),
+        )
         sums = hours.setdefault(key, [0, 0, 0, 0])
         if e.outcome == "billable":
             sums[0] += e.calls

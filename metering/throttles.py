@@ -39,8 +39,11 @@ class ManagementThrottle(BaseThrottle):
     """The management API's own burst limit (setting MANAGEMENT_BURST_PER_SECOND, by tenant); not metered."""
 
     def allow_request(self, request: Request, view: Any) -> bool:
+        caller: Caller = request.auth  # type: ignore[assignment]
         limit = settings.MANAGEMENT_BURST_PER_SECOND
-        wait = burst.burst.wait_seconds(name=f"management:{request.auth.tenant_id}", per_second=limit)
+        wait = burst.burst.wait_seconds(name=f"management:{caller.tenant_id}", per_second=limit)
         if wait:
-            raise TooManyManagementCalls(f"At most {limit} calls a second.", retry_after_seconds=max(1, round(wait + 0.5)))
+            raise TooManyManagementCalls(
+                f"At most {limit} calls a second.", retry_after_seconds=max(1, round(wait + 0.5))
+            )
         return True

@@ -58,7 +58,10 @@ class Counts:
 
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(
-            self.billable + other.billable, self.units + other.units, self.failed + other.failed, self.refused + other.refused
+            self.billable + other.billable,
+            self.units + other.units,
+            self.failed + other.failed,
+            self.refused + other.refused,
         )
 
 
@@ -113,27 +116,9 @@ def as_of() -> datetime:
 
 def groups(scope: Scope, *, group_by: GroupBy = GroupBy.CAPABILITY) -> list[Group]:
     """Usage by capability, project or key, the largest first, with latency percentiles."""
-    where, parameters = _where(scope)
-    column = COLUMNS[group_by]
-    sql = f"""
-        SELECT {column}, sum(h.billable), sum(h.units), sum(h.failed), sum(h.refused), NULL::int, NULL::bigint
-        FROM metering_usage_hour h WHERE {where} GROUP BY 1
-        UNION ALL
-        SELECT {column}, 0, 0, 0, 0, h.latency_start + b.place - 1, sum(b.count)
-        FROM metering_usage_hour h, unnest(h.latency_counts) WITH ORDINALITY AS b (count, place) WHERE {where} GROUP BY 1, 6
-    """  # noqa: S608 -- column and condition are ours
-    with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
-        rows = cursor.fetchall()
-    counts: dict[str, Counts] = {}
-    buckets: dict[str, list[tuple[int, int]]] = {}
-    for name, billable, units, failed, refused, bucket, count in rows:
-        if bucket is None:
-            counts[name] = Counts(int(billable), int(units), int(failed), int(refused))
-        else:
-            buckets.setdefault(name, []).append((int(bucket), int(count)))
     found = [
-        Group(name, known, latency(buckets.get(name, [])), tuple(buckets.get(name, []))) for name, known in counts.items()
+        Group(name, sums.counts, latency(sums.buckets), tuple(sums.buckets))
+        for (name,), sums in _sums(scope, COLUMNS[group_by]).items()
     ]
     return sorted(found, key=lambda group: (-group.counts.billable, group.name))
 
@@ -155,18 +140,9 @@ def latency(buckets: Sequence[tuple[int, int]]) -> Latency:
 
 def series(scope: Scope, *, granularity: Granularity, group_by: GroupBy | None = None) -> list[Point]:
     """Usage over time, oldest first; hours, days or months without usage have no point."""
-    where, parameters = _where(scope)
-    column = COLUMNS[group_by] if group_by else "''::text"
-    bucket = f"date_trunc('{granularity.value}', h.hour, 'UTC')"
-    sql = f"""
-        SELECT at, name, sum(billable), sum(units), sum(failed), sum(refused),
-               array_agg(latency_start), json_agg(latency_counts)
-        FROM (SELECT {bucket} AS at, {column} AS name, h.* FROM metering_usage_hour h WHERE {where}) h
-        GROUP BY 1, 2 ORDER BY 1, 2
-    """  # noqa: S608
-    with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
-        return [_point(*row) for row in cursor.fetchall()]
+    start = f"date_trunc('{granularity.value}', h.hour, 'UTC')"
+    found = _sums(scope, start, COLUMNS[group_by] if group_by else "''::text")
+    return [Point(at, name, found[at, name].counts, latency(found[at, name].buckets)) for at, name in sorted(found)]
 
 
 def daily(scope: Scope, *, group_by: GroupBy | None = None) -> list[tuple[datetime, str, Counts]]:
@@ -176,7 +152,7 @@ def daily(scope: Scope, *, group_by: GroupBy | None = None) -> list[tuple[dateti
     sql = f"""
         SELECT date_trunc('day', h.hour, 'UTC'), {column}, sum(h.billable), sum(h.units), sum(h.failed), sum(h.refused)
         FROM metering_usage_hour h WHERE {where} GROUP BY 1, 2 ORDER BY 1, 2
-    """  # noqa: S608
+    """
     with connection.cursor() as cursor:
         cursor.execute(sql, parameters)
         return [(at, name, Counts(*map(int, numbers))) for at, name, *numbers in cursor.fetchall()]
@@ -193,7 +169,8 @@ def last_billed_at(scope: Scope) -> datetime | None:
              WHERE c.tenant_id = %(tenant)s AND c.occurred_at >= %(start)s AND c.occurred_at < %(end)s AND c.units > 0
              ORDER BY c.occurred_at DESC LIMIT 1),
             (SELECT least(max(h.hour) + interval '1 hour', clock_timestamp()) FROM metering_usage_hour h
-             WHERE h.tenant_id = %(tenant)s AND h.hour >= %(start)s AND h.hour < %(end)s AND h.units > 0)
+             WHERE h.tenant_id = %(tenant)s AND h.hour >= %(start)s AND h.hour < %(end)s AND h.units > 0
+             HAVING max(h.hour) IS NOT NULL)
         )
     """
     with connection.cursor() as cursor:
@@ -220,6 +197,37 @@ def by_period(*, tenant_id: UUID, wanted: Sequence[periods.Period]) -> dict[peri
     return found
 
 
+@dataclass(slots=True)
+class Sums:
+    counts: Counts = field(default_factory=Counts)
+    buckets: list[tuple[int, int]] = field(default_factory=list)
+
+
+def _sums(scope: Scope, *columns: str) -> dict[tuple[Any, ...], Sums]:
+    """Counts and latency histograms by these columns, in one statement."""
+    where, parameters = _where(scope)
+    key = ", ".join(columns)
+    places = ", ".join(str(place) for place in range(1, len(columns) + 1))
+    sql = f"""
+        SELECT {key}, sum(h.billable), sum(h.units), sum(h.failed), sum(h.refused), NULL::int AS bucket
+        FROM metering_usage_hour h WHERE {where} GROUP BY {places}
+        UNION ALL
+        SELECT {key}, sum(b.count), 0, 0, 0, h.latency_start + b.place - 1 AS bucket
+        FROM metering_usage_hour h, unnest(h.latency_counts) WITH ORDINALITY AS b (count, place)
+        WHERE {where} GROUP BY {places}, bucket
+    """
+    found: dict[tuple[Any, ...], Sums] = {}
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        for *names, billable, units, failed, refused, bucket in cursor.fetchall():
+            sums = found.setdefault(tuple(names), Sums())
+            if bucket is None:
+                sums.counts = Counts(int(billable), int(units), int(failed), int(refused))
+            else:
+                sums.buckets.append((int(bucket), int(billable)))
+    return found
+
+
 def _where(scope: Scope) -> tuple[str, dict[str, Any]]:
     where = "h.tenant_id = %(tenant)s AND h.hour >= %(start)s AND h.hour < %(end)s"
     if scope.period_start is not None:
@@ -227,13 +235,3 @@ def _where(scope: Scope) -> tuple[str, dict[str, Any]]:
     return where, {
         "tenant": scope.tenant_id, "start": scope.start, "end": scope.end, "period": scope.period_start,
     }  # fmt: skip
-
-
-def _point(
-    at: datetime, name: str, billable: Any, units: Any, failed: Any, refused: Any, starts: list[int], counts: Any
-) -> Point:
-    buckets: dict[int, int] = {}
-    for start, row in zip(starts, counts if isinstance(counts, list) else [], strict=False):
-        for offset, count in enumerate(row):
-            buckets[start + offset] = buckets.get(start + offset, 0) + count
-    return Point(at, name, Counts(int(billable), int(units), int(failed), int(refused)), latency(sorted(buckets.items())))

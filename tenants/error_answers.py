@@ -48,7 +48,9 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
 def _body(error: Exception, response: Response) -> dict[str, object]:
     status = HTTPStatus(response.status_code)
     if isinstance(error, problems.Problem):
-        return problems.document(status=status, slug=error.slug, title=error.title, detail=str(error.detail), **error.extra)
+        return problems.document(
+            status=status, slug=error.slug, title=error.title, detail=str(error.detail), **error.extra
+        )
     slug = "-".join(status.phrase.lower().split())
     if isinstance(error, exceptions.ValidationError):
         return problems.document(

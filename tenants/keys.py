@@ -26,7 +26,9 @@ from .models import ApiKey, Project, User
 
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 ID_LENGTH, SECRET_LENGTH, CHECKSUM_LENGTH = 12, 32, 6
-SHAPE = re.compile(rf"mh_live_([0-9A-Za-z]{{{ID_LENGTH}}})_([0-9A-Za-z]{{{SECRET_LENGTH}}})([0-9A-Za-z]{{{CHECKSUM_LENGTH}}})")
+SHAPE = re.compile(
+    rf"mh_live_([0-9A-Za-z]{{{ID_LENGTH}}})_([0-9A-Za-z]{{{SECRET_LENGTH}}})([0-9A-Za-z]{{{CHECKSUM_LENGTH}}})"
+)
 SCOPES = {
     "calls": "Call the metered product API",
     "usage:read": "Read usage, limits and estimates",
@@ -171,7 +173,12 @@ class KeyCache:
     def _ask(self, key: str, fingerprint: bytes, now: datetime) -> Caller:
         if time.monotonic() < self._outage_until:
             raise OperationalError("PostgreSQL was unreachable a moment ago")
-        parameters = {"public_id": key[8 : 8 + ID_LENGTH], "digest": fingerprint, "now": now, "used_before": now - USED_RESOLUTION}
+        parameters: dict[str, Any] = {
+            "public_id": key[8 : 8 + ID_LENGTH],
+            "digest": fingerprint,
+            "now": now,
+            "used_before": now - USED_RESOLUTION,
+        }
         with connection.cursor() as cursor:
             cursor.execute(LOOKUP, parameters)
             row: tuple[Any, ...] | None = cursor.fetchone()

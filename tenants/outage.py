@@ -24,7 +24,9 @@ class DatabaseOutageMiddleware:
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         if not isinstance(error, (OperationalError, InterfaceError)):
             return None
-        logger.warning("PostgreSQL is unreachable, answered 503: %s", str(error).splitlines()[0] if str(error) else error)
+        logger.warning(
+            "PostgreSQL is unreachable, answered 503: %s", str(error).splitlines()[0] if str(error) else error
+        )
         response: HttpResponse
         if problems.wants_json(request):
             unavailable = problems.ServiceUnavailable

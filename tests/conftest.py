@@ -42,7 +42,7 @@ def now() -> datetime:
 def django_db_setup(django_test_environment: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
     """The test database exists for every test that asks, not only for those that pytest-django's marker names."""
     with django_db_blocker.unblock():
-        made = setup_databases(verbosity=0, interactive=False, aliases={"default"})
+        made = setup_databases(verbosity=0, interactive=False, aliases={"default": None})
     yield
     with django_db_blocker.unblock():
         connections.close_all()
@@ -113,7 +113,12 @@ def environment(port: int) -> dict[str, str]:
     """The environment in which another process works on this test run's database."""
     database = connections["default"].settings_dict
     url = urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{database['NAME']}").geturl()
-    return {**os.environ, "DATABASE_URL": url, "WEB_BIND": f"127.0.0.1:{port}", "PUBLIC_URL": f"http://127.0.0.1:{port}"}
+    return {
+        **os.environ,
+        "DATABASE_URL": url,
+        "WEB_BIND": f"127.0.0.1:{port}",
+        "PUBLIC_URL": f"http://127.0.0.1:{port}",
+    }
 
 
 def wait_until(condition: Callable[[], Any], *, seconds: float = 15, what: str = "it") -> Any:

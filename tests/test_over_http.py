@@ -47,16 +47,20 @@ def test_a_limit_of_500_admits_exactly_500_of_2000(start_product: StartProduct, 
     assert (kept.used, kept.reserved, kept.logged) == (500, 0, {"billable": 500, "failed": 0, "refused": 1500})
 
 
-def test_after_the_last_flush_a_refusal_says_the_periods_end(start_product: StartProduct, make_tenant: MakeTenant) -> None:
+def test_after_the_last_flush_a_refusal_says_the_periods_end(
+    start_product: StartProduct, make_tenant: MakeTenant
+) -> None:
     product = start_product(workers=1)
     globex = make_tenant("Globex", included=2)
     statuses = [get(product.address, SESSION, globex.api_key).status for _ in range(2)]
     wait_until(lambda: counted(product, globex.api_key)["billable"] == 2)
-    refused = wait_until(lambda: (answer := get(product.address, SESSION, globex.api_key)).headers["retry-after"] != "1" and answer)
+    refused = wait_until(
+        lambda: (answer := get(product.address, SESSION, globex.api_key)).headers["retry-after"] != "1" and answer
+    )
     assert statuses == [200, 200]
     end = datetime.fromisoformat(refused.json["period_end"])
     assert abs(int(refused.headers["retry-after"]) - (end - timezone.now()).total_seconds()) < 60
-    assert 'r=0' in refused.headers["ratelimit"]
+    assert "r=0" in refused.headers["ratelimit"]
 
 
 def test_failed_calls_are_free_and_latency_is_read_back(start_product: StartProduct, make_tenant: MakeTenant) -> None:
@@ -97,13 +101,17 @@ def test_a_burst_is_refused_and_says_so(start_product: StartProduct, make_tenant
     assert counted(product, acme.api_key)["billable"] == 60 - len(refused)
 
 
-def test_a_revoked_key_is_refused_everywhere_within_a_second(start_product: StartProduct, make_tenant: MakeTenant) -> None:
+def test_a_revoked_key_is_refused_everywhere_within_a_second(
+    start_product: StartProduct, make_tenant: MakeTenant
+) -> None:
     product = start_product(workers=2)
     acme = make_tenant()
     assert {get(product.address, SESSION, acme.api_key).status for _ in range(20)} == {200}
     keys.revoke(key=acme.key, actor="test", now=timezone.now())
     wait_until(
-        lambda: {answer.status for answer in get_many(product.address, SESSION, acme.api_key, count=20, clients=8)} == {401},
+        lambda: (
+            {answer.status for answer in get_many(product.address, SESSION, acme.api_key, count=20, clients=8)} == {401}
+        ),
         seconds=3,
         what="refusal by both processes",
     )

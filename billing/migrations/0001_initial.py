@@ -7,91 +7,228 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('tenants', '0002_audit_is_append_only'),
+        ("tenants", "0002_audit_is_append_only"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Plan',
+            name="Plan",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('code', models.SlugField(max_length=30, unique=True)),
-                ('name', models.CharField(max_length=60)),
-                ('rank', models.PositiveSmallIntegerField(help_text='Order of the tiers, the smallest first.', unique=True)),
-                ('is_custom', models.BooleanField(default=False, help_text='Sold by agreement: each tenant has a version of its own.')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("code", models.SlugField(max_length=30, unique=True)),
+                ("name", models.CharField(max_length=60)),
+                (
+                    "rank",
+                    models.PositiveSmallIntegerField(help_text="Order of the tiers, the smallest first.", unique=True),
+                ),
+                (
+                    "is_custom",
+                    models.BooleanField(
+                        default=False, help_text="Sold by agreement: each tenant has a version of its own."
+                    ),
+                ),
             ],
             options={
-                'ordering': ('rank',),
+                "ordering": ("rank",),
             },
         ),
         migrations.CreateModel(
-            name='PlanVersion',
+            name="PlanVersion",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('number', models.PositiveIntegerField()),
-                ('currency', models.CharField(default='usd', help_text='ISO 4217, lower case.', max_length=3)),
-                ('fee_minor', models.BigIntegerField(help_text='Price of a period in minor units (cents).', validators=[django.core.validators.MinValueValidator(0)])),
-                ('included', models.BigIntegerField(blank=True, help_text='Calls per period that the fee covers; empty: unlimited.', null=True, validators=[django.core.validators.MinValueValidator(0), django.core.validators.MaxValueValidator(1000000000000)])),
-                ('hard_limit', models.BigIntegerField(blank=True, help_text='Agreed calls per period never to exceed; empty: none.', null=True, validators=[django.core.validators.MinValueValidator(0), django.core.validators.MaxValueValidator(1000000000000)])),
-                ('policy', models.CharField(choices=[('block', 'Block: calls beyond the included ones are refused'), ('rate', 'Rate: calls beyond the included ones are priced per call'), ('upgrade', 'Upgrade: move to the next tier with consent, block until then')], max_length=16)),
-                ('unit_price_minor', models.DecimalField(decimal_places=12, default=0, help_text='Price of one call beyond the included ones, in minor units (0.025 = $0.25 per 1,000).', max_digits=24, validators=[django.core.validators.MinValueValidator(0)])),
-                ('burst_per_second', models.PositiveIntegerField(validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(10000000)])),
-                ('max_projects', models.PositiveIntegerField(blank=True, help_text='Empty: unlimited.', null=True)),
-                ('support', models.CharField(help_text='For example: email support.', max_length=60)),
-                ('sla', models.CharField(blank=True, help_text='For example: 99.9 % per month.', max_length=60)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
-                ('used_at', models.DateTimeField(editable=False, help_text='Since when it cannot be changed (UTC).', null=True)),
-                ('plan', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='versions', to='billing.plan')),
-                ('tenant', models.ForeignKey(blank=True, help_text='Empty: public. Otherwise terms agreed with this tenant alone.', null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='tenants.tenant')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("number", models.PositiveIntegerField()),
+                ("currency", models.CharField(default="usd", help_text="ISO 4217, lower case.", max_length=3)),
+                (
+                    "fee_minor",
+                    models.BigIntegerField(
+                        help_text="Price of a period in minor units (cents).",
+                        validators=[django.core.validators.MinValueValidator(0)],
+                    ),
+                ),
+                (
+                    "included",
+                    models.BigIntegerField(
+                        blank=True,
+                        help_text="Calls per period that the fee covers; empty: unlimited.",
+                        null=True,
+                        validators=[
+                            django.core.validators.MinValueValidator(0),
+                            django.core.validators.MaxValueValidator(1000000000000),
+                        ],
+                    ),
+                ),
+                (
+                    "hard_limit",
+                    models.BigIntegerField(
+                        blank=True,
+                        help_text="Agreed calls per period never to exceed; empty: none.",
+                        null=True,
+                        validators=[
+                            django.core.validators.MinValueValidator(0),
+                            django.core.validators.MaxValueValidator(1000000000000),
+                        ],
+                    ),
+                ),
+                (
+                    "policy",
+                    models.CharField(
+                        choices=[
+                            ("block", "Block: calls beyond the included ones are refused"),
+                            ("rate", "Rate: calls beyond the included ones are priced per call"),
+                            ("upgrade", "Upgrade: move to the next tier with consent, block until then"),
+                        ],
+                        max_length=16,
+                    ),
+                ),
+                (
+                    "unit_price_minor",
+                    models.DecimalField(
+                        decimal_places=12,
+                        default=0,
+                        help_text="Price of one call beyond the included ones, in minor units (0.025 = $0.25 per 1,000).",
+                        max_digits=24,
+                        validators=[django.core.validators.MinValueValidator(0)],
+                    ),
+                ),
+                (
+                    "burst_per_second",
+                    models.PositiveIntegerField(
+                        validators=[
+                            django.core.validators.MinValueValidator(1),
+                            django.core.validators.MaxValueValidator(10000000),
+                        ]
+                    ),
+                ),
+                ("max_projects", models.PositiveIntegerField(blank=True, help_text="Empty: unlimited.", null=True)),
+                ("support", models.CharField(help_text="For example: email support.", max_length=60)),
+                ("sla", models.CharField(blank=True, help_text="For example: 99.9 % per month.", max_length=60)),
+                ("created_at", models.DateTimeField(default=django.utils.timezone.now, editable=False)),
+                (
+                    "used_at",
+                    models.DateTimeField(editable=False, help_text="Since when it cannot be changed (UTC).", null=True),
+                ),
+                (
+                    "plan",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="versions", to="billing.plan"
+                    ),
+                ),
+                (
+                    "tenant",
+                    models.ForeignKey(
+                        blank=True,
+                        help_text="Empty: public. Otherwise terms agreed with this tenant alone.",
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="tenants.tenant",
+                    ),
+                ),
             ],
             options={
-                'ordering': ('plan', 'number'),
+                "ordering": ("plan", "number"),
             },
         ),
         migrations.CreateModel(
-            name='Account',
+            name="Account",
             fields=[
-                ('tenant', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, primary_key=True, related_name='account', serialize=False, to='tenants.tenant')),
-                ('hard_limit', models.BigIntegerField(blank=True, help_text='Calls per period that the customer will not exceed; empty: none.', null=True, validators=[django.core.validators.MinValueValidator(0), django.core.validators.MaxValueValidator(1000000000000)])),
-                ('anchor', models.DateTimeField(help_text='Periods are this instant plus n months (UTC).')),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
-                ('plan_version', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='accounts', to='billing.planversion')),
+                (
+                    "tenant",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        primary_key=True,
+                        related_name="account",
+                        serialize=False,
+                        to="tenants.tenant",
+                    ),
+                ),
+                (
+                    "hard_limit",
+                    models.BigIntegerField(
+                        blank=True,
+                        help_text="Calls per period that the customer will not exceed; empty: none.",
+                        null=True,
+                        validators=[
+                            django.core.validators.MinValueValidator(0),
+                            django.core.validators.MaxValueValidator(1000000000000),
+                        ],
+                    ),
+                ),
+                ("anchor", models.DateTimeField(help_text="Periods are this instant plus n months (UTC).")),
+                ("created_at", models.DateTimeField(default=django.utils.timezone.now, editable=False)),
+                (
+                    "plan_version",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="accounts", to="billing.planversion"
+                    ),
+                ),
             ],
         ),
         migrations.AddConstraint(
-            model_name='planversion',
-            constraint=models.UniqueConstraint(fields=('plan', 'tenant', 'number'), name='planversion_number_unique', nulls_distinct=False),
+            model_name="planversion",
+            constraint=models.UniqueConstraint(
+                fields=("plan", "tenant", "number"), name="planversion_number_unique", nulls_distinct=False
+            ),
         ),
         migrations.AddConstraint(
-            model_name='planversion',
-            constraint=models.CheckConstraint(condition=models.Q(('fee_minor__gte', 0)), name='planversion_fee_not_negative'),
+            model_name="planversion",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("fee_minor__gte", 0)), name="planversion_fee_not_negative"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='planversion',
-            constraint=models.CheckConstraint(condition=models.Q(('unit_price_minor__gte', 0)), name='planversion_price_not_negative'),
+            model_name="planversion",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("unit_price_minor__gte", 0)), name="planversion_price_not_negative"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='planversion',
-            constraint=models.CheckConstraint(condition=models.Q(('included', None), models.Q(('included__gte', 0), ('included__lte', 1000000000000)), _connector='OR'), name='planversion_included_in_range'),
+            model_name="planversion",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    ("included", None),
+                    models.Q(("included__gte", 0), ("included__lte", 1000000000000)),
+                    _connector="OR",
+                ),
+                name="planversion_included_in_range",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='planversion',
-            constraint=models.CheckConstraint(condition=models.Q(('hard_limit', None), models.Q(('hard_limit__gte', 0), ('hard_limit__lte', 1000000000000)), _connector='OR'), name='planversion_hard_limit_in_range'),
+            model_name="planversion",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    ("hard_limit", None),
+                    models.Q(("hard_limit__gte", 0), ("hard_limit__lte", 1000000000000)),
+                    _connector="OR",
+                ),
+                name="planversion_hard_limit_in_range",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='planversion',
-            constraint=models.CheckConstraint(condition=models.Q(('burst_per_second__gte', 1), ('burst_per_second__lte', 10000000)), name='planversion_burst_in_range'),
+            model_name="planversion",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("burst_per_second__gte", 1), ("burst_per_second__lte", 10000000)),
+                name="planversion_burst_in_range",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='planversion',
-            constraint=models.CheckConstraint(condition=models.Q(('policy__in', ['block', 'rate', 'upgrade'])), name='planversion_policy_known'),
+            model_name="planversion",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("policy__in", ["block", "rate", "upgrade"])), name="planversion_policy_known"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='account',
-            constraint=models.CheckConstraint(condition=models.Q(('hard_limit', None), models.Q(('hard_limit__gte', 0), ('hard_limit__lte', 1000000000000)), _connector='OR'), name='account_hard_limit_in_range'),
+            model_name="account",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    ("hard_limit", None),
+                    models.Q(("hard_limit__gte", 0), ("hard_limit__lte", 1000000000000)),
+                    _connector="OR",
+                ),
+                name="account_hard_limit_in_range",
+            ),
         ),
     ]

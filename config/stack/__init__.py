@@ -58,6 +58,7 @@ class Stack:
         self._valkey_candidates = valkey_candidates
         self._lock = StateLock(self._state_dir)
         self._servers: list[Postgres | Valkey] = []
+        self._dead_since: dict[str, float] = {}
 
     def start(self) -> StackURLs:
         """Both servers accept connections; StackError, and nothing left running, if they cannot."""
@@ -79,6 +80,28 @@ class Stack:
             if obituary := each.server.obituary():
                 return obituary
         return None
+
+    def revive(self, *, after_seconds: float, now: float) -> list[str]:
+        """Servers that have been dead for so long run again; returns what there is to say. `now` is monotonic."""
+        lines = []
+        for each in self._servers:
+            name = each.server.name
+            if each.server.exit_code() is None:
+                self._dead_since.pop(name, None)
+            elif name not in self._dead_since:
+                self._dead_since[name] = now
+                lines.append(f"{each.server.obituary()}\nIt is started again in {after_seconds:.0f} s.")
+            elif now - self._dead_since[name] >= after_seconds:
+                self._dead_since[name] = now
+                lines += self._revived(each)
+        return lines
+
+    def _revived(self, each: Postgres | Valkey) -> list[str]:
+        try:
+            with explained(self._state_dir):
+                return [f"{each.server.name} runs again."] if each.revive() else []
+        except StackError as error:
+            return [str(error)]
 
     def stop(self) -> None:
         """No server of ours runs and the state folder is free; calling again is harmless."""

@@ -12,7 +12,7 @@ class StackError(Exception):
     """The servers are not running; the text names the cause and the mend."""
 
 
-class PortTaken(StackError):  # noqa: N818 -- errors are facts here
+class PortTaken(StackError):
     """Another process listens on the port."""
 
 
@@ -33,11 +33,16 @@ def disk_full(folder: Path) -> StackError:
 
 def from_log(*, name: str, what: str, text: str, log: Path, port: int, option: str) -> StackError:
     """The cause that a server wrote into its log, or its last words when we do not know them."""
-    if "No space left on device" in text or "Disk quota exceeded" in text:
+    if shows_full_disk(text):
         return disk_full(log.parent)
     if "Address already in use" in text:
         return port_taken(name, port, option)
     return StackError(f"{name} {what}. Its log is {log}; the last lines are:\n{last_lines(text)}")
+
+
+def shows_full_disk(text: str) -> bool:
+    """Whether the log complains of it."""
+    return "No space left on device" in text or "Disk quota exceeded" in text
 
 
 def last_lines(text: str, count: int = 12) -> str:

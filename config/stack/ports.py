@@ -15,6 +15,13 @@ def free() -> int:
         return port
 
 
+def answers(port: int) -> bool:
+    """Whether somebody listens on the port."""
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def check(port: int, *, name: str, option: str) -> None:
     """The port can be listened on; StackError if not."""
     if not 0 < port <= HIGHEST:

@@ -37,6 +37,15 @@ class Options:
     durable: bool
 
 
+@dataclass(frozen=True)
+class Running:
+    """How the server was started, to start it again."""
+
+    program: Program
+    account: Account | None
+    port: int
+
+
 class Postgres:
     """The PostgreSQL of one state folder."""
 
@@ -50,6 +59,7 @@ class Postgres:
         self._data = self._home / "data"
         self._password_path = state_dir / "postgres.password"
         self._home_fd: int | None = None
+        self._running: Running | None = None
         self._copy_path = state_dir / "postgres.copy"  # names the copied installation, outlives a SIGKILL
 
     def start(self) -> str:
@@ -65,9 +75,20 @@ class Postgres:
         program = self._reachable_program(account)
         password = self._initialised(program, account)
         port = self._listening(program, account)
+        self._running = Running(program, account, port)
         user = f", as user {account.name}" if account else ""
         self._say(f"{NAME} {program.version} from {program.origin}, port {port}{user}")
         return f"postgresql://{ROLE}:{password}@127.0.0.1:{port}/{DATABASE}"
+
+    def revive(self) -> bool:
+        """A server that died runs again on its port; False when somebody else has started one there meanwhile."""
+        assert self._running is not None
+        program, account, port = self._running.program, self._running.account, self._running.port
+        if ports.answers(port):
+            return False
+        self.server.spawn(self._command(program, port), account=account, keep_fds=self._kept_fds())
+        self._wait_until_ready(port)
+        return True
 
     def stop(self) -> None:
         """The server has ended and its copied installation is gone; calling again is harmless."""

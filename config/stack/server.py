@@ -5,14 +5,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from config.stack import locks
 from config.stack.account import Account
-from config.stack.errors import StackError, last_lines
+from config.stack.errors import StackError, disk_full, last_lines, shows_full_disk
 
 TETHER = Path(__file__).with_name("tether.py")
 KILLED_SECONDS = 10.0
@@ -38,8 +38,11 @@ class Server:
     certain whether any of them still runs, also after we were killed, and the pid in it cannot be a stranger's.
     """
 
-    def __init__(self, name: str, state_dir: Path, ladder: Ladder) -> None:
+    def __init__(
+        self, name: str, state_dir: Path, ladder: Ladder, environment: Mapping[str, str] = ENVIRONMENT
+    ) -> None:
         self.name = name
+        self._environment = environment
         self.log = state_dir / f"{name.lower()}.log"
         self._pid_path = state_dir / f"{name.lower()}.pid"
         self._ladder = ladder
@@ -94,7 +97,7 @@ class Server:
             process = self._process = subprocess.Popen(
                 self._tethered(command, fd, account),
                 cwd=cwd,
-                env=ENVIRONMENT,
+                env=self._environment,
                 stdin=subprocess.PIPE,
                 stdout=log_fd,
                 stderr=log_fd,
@@ -144,9 +147,11 @@ class Server:
         if code is None:
             return None
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        text = self.output()
+        cause = f" {disk_full(self.log.parent)}" if shows_full_disk(text) else ""
         return (
-            f"{self.name} (process {self.pid}) {how}. Its log is {self.log}; the last lines are:\n"
-            f"{last_lines(self.output())}"
+            f"{self.name} (process {self.pid}) {how}.{cause} Its log is {self.log}; the last lines are:\n"
+            f"{last_lines(text)}"
         )
 
     def ask_to_end(self) -> None:
@@ -156,16 +161,19 @@ class Server:
 
     def end(self) -> None:
         """The server and all its children have ended; calling again is harmless."""
-        if self._process is None:
-            return
+        if self._process:
+            self._end_process(self._process)
+            self._process = None
+        if self._pid_path.exists():
+            fd = locks.opened(self._pid_path)
+            if locks.taken(fd, KILLED_SECONDS):  # children of a killed server notice by themselves and end
+                self._pid_path.unlink()
+            os.close(fd)
+
+    def _end_process(self, process: subprocess.Popen[bytes]) -> None:
         for step, grace_seconds in self._ladder.steps:
-            if self._process.poll() is None:
-                self._process.send_signal(step)
+            if process.poll() is None:
+                process.send_signal(step)
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(grace_seconds)
-                break
-        self._process = None
-        fd = locks.opened(self._pid_path)
-        locks.taken(fd, KILLED_SECONDS)  # children of a killed server notice by themselves and end
-        os.close(fd)
-        self._pid_path.unlink(missing_ok=True)
+                process.wait(grace_seconds)
+                return

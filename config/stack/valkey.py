@@ -43,6 +43,7 @@ class Valkey:
         self._port = port
         self._account = account
         self._say = say
+        self._running_port: int | None = None
         self._home = state_dir / "valkey"  # stays ours: a server that saves nothing needs no place to write
         self._password_path = state_dir / "valkey.password"
 
@@ -54,10 +55,20 @@ class Valkey:
         self._home.mkdir(exist_ok=True)
         self._home.chmod(0o755)
         password = passwords.kept(self._password_path) or passwords.created(self._password_path)
-        port = self._listening(self._command(), password)
+        port = self._running_port = self._listening(self._command(), password)
         user = f", as user {self._account.name}" if self._account else ""
         self._say(f"{NAME} {self._program.version} from {self._program.origin}, port {port}{user}")
         return f"redis://:{password}@127.0.0.1:{port}/0"
+
+    def revive(self) -> bool:
+        """A server that died runs again on its port; False when somebody else has started one there meanwhile."""
+        assert self._running_port is not None
+        if ports.answers(self._running_port):
+            return False
+        password = passwords.kept(self._password_path) or passwords.created(self._password_path)
+        self._spawn(self._command(), self._running_port, password)
+        self._wait_until_ready(self._running_port, password)
+        return True
 
     def stop(self) -> None:
         """The server has ended; calling again is harmless."""
@@ -76,8 +87,7 @@ class Valkey:
     def _listening(self, command: list[str], password: str) -> int:
         for attempt in range(PORT_ATTEMPTS):
             port = self._port or ports.free()
-            configuration = CONFIGURATION.format(port=port, password=password).encode()
-            self.server.spawn(command, account=self._account, stdin=configuration, cwd=self._home)
+            self._spawn(command, port, password)
             try:
                 self._wait_until_ready(port, password)
             except PortTaken:
@@ -87,6 +97,10 @@ class Valkey:
             else:
                 return port
         raise AssertionError  # the last attempt returned or raised
+
+    def _spawn(self, command: list[str], port: int, password: str) -> None:
+        configuration = CONFIGURATION.format(port=port, password=password).encode()
+        self.server.spawn(command, account=self._account, stdin=configuration, cwd=self._home)
 
     def _wait_until_ready(self, port: int, password: str) -> None:
         deadline = time.monotonic() + READY_SECONDS

@@ -1,5 +1,6 @@
 import calendar
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -59,7 +60,7 @@ def test_the_last_periods_end_with_this_one_and_touch(anchor: datetime, instant:
     current = periods.containing(anchor, instant)
     found = periods.last(anchor, current, 13)
     assert found[-1] == current
-    assert all(before.end == after.start for before, after in zip(found, found[1:], strict=False))
+    assert all(before.end == after.start for before, after in pairwise(found))
 
 
 def test_naive_datetimes_are_refused() -> None:

@@ -6,12 +6,14 @@ import subprocess
 import sys
 import uuid
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 import pytest
 from django.db import connection
 from django.utils import timezone
 
+from billing.onboarding import Onboarded
 from metering import calls, engine
 from metering.database import conninfo
 from metering.models import SetAside
@@ -32,16 +34,16 @@ time.sleep(120)
 """
 
 
-def entry(tenant: object, **changes: object) -> Entry:
+def entry(tenant: Onboarded, **changes: Any) -> Entry:
     at = datetime.now(UTC).timestamp()
     start = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    values = {
+    values: dict[str, Any] = {
         "id": call_id(at), "tenant_id": tenant.tenant.id, "project_id": tenant.key.project_id, "key_id": tenant.key.id,
         "capability": "storage", "outcome": "billable", "reason": "", "status": 200, "units": 1, "latency_us": 900,
         "occurred_at": at, "period_start": start.timestamp(), "period_end": (start + timedelta(days=30)).timestamp(),
         "lease_id": None,
     }  # fmt: skip
-    return Entry(**{**values, **changes})  # type: ignore[arg-type]
+    return Entry(**{**values, **changes})
 
 
 def test_a_batch_that_is_sent_again_changes_nothing(committed: None, make_tenant: MakeTenant) -> None:
@@ -139,7 +141,9 @@ def test_a_call_whose_period_was_never_opened_is_recorded(committed: None, make_
     with psycopg.connect(conninfo(), autocommit=True) as database:
         commit(
             database,
-            Batch((entry(acme, period_start=later.timestamp(), period_end=(later + timedelta(days=30)).timestamp()),), {}),
+            Batch(
+                (entry(acme, period_start=later.timestamp(), period_end=(later + timedelta(days=30)).timestamp()),), {}
+            ),
         )
     books(acme.tenant.id).assert_balanced()
 

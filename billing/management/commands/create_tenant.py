@@ -40,17 +40,25 @@ class Command(BaseCommand):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         calls = whole_number(low=0, high=MAX_CALLS, unlimited=True)
         parser.add_argument("--name", required=True, help="Name of the organisation.")
-        parser.add_argument("--email", required=True, help="The owner's e-mail address; an existing user becomes the owner.")
+        parser.add_argument(
+            "--email", required=True, help="The owner's e-mail address; an existing user becomes the owner."
+        )
         parser.add_argument("--plan", required=True, help="Code of the plan: free, launch, scale or enterprise.")
         parser.add_argument(
             "--included", type=calls, default=accounts.Agreed.UNCHANGED, help="Included calls a month, or 'unlimited'."
         )
         parser.add_argument("--hard-limit", type=calls, default=None, help="Calls a month never to exceed.")
         parser.add_argument(
-            "--overage", choices=Policy.values, default=accounts.Agreed.UNCHANGED, help="What happens beyond the included calls."
+            "--overage",
+            choices=Policy.values,
+            default=accounts.Agreed.UNCHANGED,
+            help="What happens beyond the included calls.",
         )
         parser.add_argument(
-            "--burst", type=whole_number(low=1, high=MAX_BURST), default=accounts.Agreed.UNCHANGED, help="Calls a second."
+            "--burst",
+            type=whole_number(low=1, high=MAX_BURST),
+            default=accounts.Agreed.UNCHANGED,
+            help="Calls a second.",
         )
         parser.add_argument("--json", action="store_true", help="Print one line of JSON.")
 
@@ -76,7 +84,9 @@ class Command(BaseCommand):
         except ValidationError as error:
             raise CommandError("; ".join(error.messages)) from error
         except (OperationalError, InterfaceError) as error:
-            raise CommandError(f"PostgreSQL is unreachable: {error}. Check DATABASE_URL; nothing was created.") from error
+            raise CommandError(
+                f"PostgreSQL is unreachable: {error}. Check DATABASE_URL; nothing was created."
+            ) from error
         result = {
             "id": str(made.tenant.id),
             "slug": made.tenant.slug,

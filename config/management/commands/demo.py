@@ -11,7 +11,9 @@ from config.stack import StackError
 
 
 class Command(BaseCommand):
-    help = "Run the whole product with demo data and live traffic until stopped. Needs nothing but the installed packages."
+    help = (
+        "Run the whole product with demo data and live traffic until stopped. Needs nothing but the installed packages."
+    )
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -62,6 +64,8 @@ class Command(BaseCommand):
         admin = document["admin"]
         lines += [f"\nOperators: {admin['url']}   {admin['email']}   {admin['password']}"]
         lines += ["\nTry it, and watch the call arrive on the dashboard:\n"]
-        lines += [f'  curl -i -H "Authorization: Bearer {first["api_key"]}" {document["url"]}/sandbox/v1/auth/session\n']
+        lines += [
+            f'  curl -i -H "Authorization: Bearer {first["api_key"]}" {document["url"]}/sandbox/v1/auth/session\n'
+        ]
         lines += [f"All of this is in {demo.options.state_dir / 'demo.json'}. Ctrl-C stops everything."]
         self.say("\n".join(lines))
