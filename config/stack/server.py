@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,11 +38,8 @@ class Server:
     certain whether any of them still runs, also after we were killed, and the pid in it cannot be a stranger's.
     """
 
-    def __init__(
-        self, name: str, state_dir: Path, ladder: Ladder, environment: Mapping[str, str] = ENVIRONMENT
-    ) -> None:
+    def __init__(self, name: str, state_dir: Path, ladder: Ladder) -> None:
         self.name = name
-        self._environment = environment
         self.log = state_dir / f"{name.lower()}.log"
         self._pid_path = state_dir / f"{name.lower()}.pid"
         self._ladder = ladder
@@ -97,7 +94,7 @@ class Server:
             process = self._process = subprocess.Popen(
                 self._tethered(command, fd, account),
                 cwd=cwd,
-                env=self._environment,
+                env=ENVIRONMENT,
                 stdin=subprocess.PIPE,
                 stdout=log_fd,
                 stderr=log_fd,

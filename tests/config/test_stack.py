@@ -421,6 +421,7 @@ def test_the_command_prints_two_lines_and_ends_clean(tmp_path: Path, ending: sig
         urls = StackURLs(*(line.partition("=")[2] for line in lines))
         assert asked(urls, "SELECT 1") == 1
         os.killpg(process.pid, ending)  # as the terminal does with Ctrl-C
+        os.killpg(process.pid, ending)  # and an impatient user once more
         assert process.wait(60) == 0
     assert [line.partition("=")[0] for line in lines] == ["DATABASE_URL", "REDIS_URL"]
     assert written(state_dir, "out").splitlines() == lines
