@@ -12,7 +12,7 @@ class StackError(Exception):
     """The servers are not running; the text names the cause and the mend."""
 
 
-class PortTaken(StackError):  # noqa: N818 -- errors are facts here
+class PortTaken(StackError):
     """Another process listens on the port."""
 
 

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +38,11 @@ class Server:
     certain whether any of them still runs, also after we were killed, and the pid in it cannot be a stranger's.
     """
 
-    def __init__(self, name: str, state_dir: Path, ladder: Ladder) -> None:
+    def __init__(
+        self, name: str, state_dir: Path, ladder: Ladder, environment: Mapping[str, str] = ENVIRONMENT
+    ) -> None:
         self.name = name
+        self._environment = environment
         self.log = state_dir / f"{name.lower()}.log"
         self._pid_path = state_dir / f"{name.lower()}.pid"
         self._ladder = ladder
@@ -94,7 +97,7 @@ class Server:
             process = self._process = subprocess.Popen(
                 self._tethered(command, fd, account),
                 cwd=cwd,
-                env=ENVIRONMENT,
+                env=self._environment,
                 stdin=subprocess.PIPE,
                 stdout=log_fd,
                 stderr=log_fd,
