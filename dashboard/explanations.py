@@ -1,0 +1,98 @@
+"""What each problem type of the API means and how to mend it: the pages that error answers link to (RFC 9457, `type`)."""
+
+from dataclasses import dataclass
+
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
+
+Text = str | Promise
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One problem type: the status it comes with, what it means, whether it is billed, what to do."""
+
+    status: str
+    title: Text
+    meaning: Text
+    is_billed: Text
+    mends: tuple[Text, ...]
+
+
+NOT_BILLED = _("No. A refused or failed call is never billed.")
+
+EXPLANATIONS = {
+    "quota-exceeded": Explanation(
+        "429",
+        _("The calls of this period are used up"),
+        _("The plan's included calls, or your own hard limit, are reached. Calls are refused until the period ends."),
+        NOT_BILLED,
+        (
+            _("Wait until the instant that the answer names as period_end; Retry-After says the same in seconds."),
+            _("Or move to a plan with more calls: it takes effect within a second."),
+            _("Or, if it is your own hard limit, raise it."),
+        ),
+    ),
+    "rate-limited": Explanation(
+        "429",
+        _("Too many calls a second"),
+        _("The plan allows so many calls a second. It protects everyone's capacity and has nothing to do with your quota."),
+        NOT_BILLED,
+        (
+            _("Wait for the seconds in Retry-After, then try again; add a random part when many programs wait."),
+            _("Spread calls evenly: a steady stream at the allowed rate is never refused."),
+        ),
+    ),
+    "no-plan": Explanation(
+        "403",
+        _("The tenant has no plan"),
+        _("The key is good, but its tenant is on no plan yet, so nothing says how many calls it may make."),
+        NOT_BILLED,
+        (_("Ask whoever opened the tenant for you to put it on a plan."),),
+    ),
+    "unavailable": Explanation(
+        "503",
+        _("Temporarily unavailable"),
+        _("A server that we depend on cannot be reached at the moment. Nothing was counted or changed."),
+        NOT_BILLED,
+        (_("Try again after the seconds in Retry-After."), _("Repeat it as it was: nothing of it was carried out.")),
+    ),
+    "limit-unavailable": Explanation(
+        "503",
+        _("The limit cannot be asked at the moment"),
+        _("Whether calls are left cannot be found out at the moment, so the call is refused rather than let through uncounted."),
+        NOT_BILLED,
+        (_("Try again after the seconds in Retry-After."),),
+    ),
+    "invalid-request": Explanation(
+        "400",
+        _("The request is not valid"),
+        _("Something in the address or the body is missing, unknown or out of range. The member errors names each field."),
+        _("A call to the metered API that you sent wrong counts as a call; the management API is never billed."),
+        (_("Correct the fields that errors names."),),
+    ),
+    "unauthorized": Explanation(
+        "401",
+        _("The API key is not valid"),
+        _("There is no key, it is mistyped, or it was revoked or has expired. Which of these is not told, on purpose."),
+        NOT_BILLED,
+        (
+            _("Send the header Authorization: Bearer mh_live_... with the whole key."),
+            _("Ask an owner of the tenant for a new key if the old one is gone: it cannot be shown again."),
+        ),
+    ),
+    "forbidden": Explanation(
+        "403",
+        _("The key may not do this"),
+        _("The key is valid but lacks the scope that this address needs. The answer's detail names it."),
+        NOT_BILLED,
+        (_("Use a key with that scope."),),
+    ),
+    "not-found": Explanation(
+        "404",
+        _("Nothing is there"),
+        _("No such address, or nothing of that name that this key may see."),
+        _("A call to the metered API that you sent wrong counts as a call; the management API is never billed."),
+        (_("Check the address and the names in it."),),
+    ),
+}

@@ -1,0 +1,82 @@
+"""How amounts, counts, shares and latencies are written. Pure: values in, text out; no float near money."""
+
+from decimal import Decimal
+
+# Currencies without minor units, and with thousandths (Stripe's lists: docs.stripe.com/currencies).
+WHOLE = frozenset("bif clp djf gnf jpy kmf krw mga pyg rwf ugx vnd vuv xaf xof xpf".split())  # noqa: SIM905
+THOUSANDTHS = frozenset({"bhd", "jod", "kwd", "omr", "tnd"})
+SYMBOLS = {"usd": "$", "eur": "€", "gbp": "£", "jpy": "¥", "krw": "₩", "inr": "₹", "brl": "R$", "cad": "CA$", "aud": "A$"}
+NOTHING = "\N{EN DASH}"
+SPACE = "\N{NO-BREAK SPACE}"
+
+
+def decimals(currency: str) -> int:
+    """Digits after the point of an amount in this currency."""
+    code = currency.lower()
+    if code in WHOLE:
+        return 0
+    return 3 if code in THOUSANDTHS else 2
+
+
+def money(amount_minor: int, currency: str) -> str:
+    """Whole minor units as people write them: $1,234.56, ¥1,235, CHF 12.00."""
+    places = decimals(currency)
+    return _priced(Decimal(amount_minor).scaleb(-places), currency, places)
+
+
+def thousand_price(unit_price_minor: Decimal, currency: str) -> str:
+    """The exact price of 1,000 calls: every digit it has, and never fewer than an amount has."""
+    places = decimals(currency)
+    price = (unit_price_minor * 1000).scaleb(-places).normalize()
+    exponent = price.as_tuple().exponent
+    return _priced(price, currency, max(places, -exponent if isinstance(exponent, int) else 0))
+
+
+def _priced(value: Decimal, currency: str, places: int) -> str:
+    code = currency.lower()
+    symbol = SYMBOLS.get(code, f"{code.upper()}{SPACE}")
+    sign = "-" if value < 0 else ""
+    return f"{sign}{symbol}{abs(value):,.{places}f}"
+
+
+def count(number: int | None) -> str:
+    """A whole number with thousands separators."""
+    return NOTHING if number is None else f"{number:,}"
+
+
+def compact(number: int) -> str:
+    """A number short enough for an axis: 900, 2k, 1.5M."""
+    for size, letter in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            whole, tenth = divmod(number * 10 // size, 10)
+            return f"{whole:,}.{tenth}{letter}" if tenth else f"{whole:,}{letter}"
+    return str(number)
+
+
+def share(part: int, whole: int) -> str:
+    """A part in whole per cent; what is there but small is not written as nothing."""
+    if not whole:
+        return NOTHING
+    percent = (part * 200 + whole) // (whole * 2)
+    return f"<1{SPACE}%" if part and not percent else f"{percent:,}{SPACE}%"
+
+
+def rate(part: int, whole: int) -> str:
+    """A part in hundredths of a per cent: error rates."""
+    if not whole:
+        return NOTHING
+    hundredths = (part * 20_000 + whole) // (whole * 2)
+    if part and not hundredths:
+        return f"<0.01{SPACE}%"
+    return f"{hundredths // 100}.{hundredths % 100:02d}{SPACE}%"
+
+
+def latency(microseconds: int | None) -> str:
+    """A latency with two or three significant digits in the unit that suits it."""
+    if microseconds is None:
+        return NOTHING
+    if microseconds < 10_000:  # noqa: PLR2004
+        return f"{microseconds / 1000:.1f}{SPACE}ms"
+    if microseconds < 1_000_000:  # noqa: PLR2004
+        return f"{microseconds / 1000:.0f}{SPACE}ms"
+    return f"{microseconds / 1_000_000:.2f}{SPACE}s"

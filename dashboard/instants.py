@@ -1,0 +1,51 @@
+"""How instants are written: always UTC, always with the exact instant in `datetime`."""
+
+from datetime import UTC, datetime
+
+from django.utils import dateformat
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+
+from metering.periods import Period
+
+
+def day(at: datetime) -> SafeString:
+    """1 Nov"""
+    return _element(at, "j M")
+
+
+def dated(at: datetime) -> SafeString:
+    """1 Nov 2026"""
+    return _element(at, "j M Y")
+
+
+def clock(at: datetime) -> SafeString:
+    """13:58:02"""
+    return _element(at, "H:i:s")
+
+
+def hour(at: datetime) -> SafeString:
+    """00:00"""
+    return _element(at, "H:i")
+
+
+def moment(at: datetime) -> SafeString:
+    """1 Dec, 00:00 (UTC)"""
+    return _element(at, "j M, H:i", zone=True)
+
+
+def span(period: Period) -> SafeString:
+    """Both ends of a period: 1 Nov - 1 Dec 2026 (UTC), with the time of day where it is not midnight."""
+    start, end = period.start.astimezone(UTC), period.end.astimezone(UTC)
+    time_of_day = "" if (start.hour, start.minute) == (0, 0) else ", H:i"
+    year = "" if start.year == end.year else " Y"
+    first, last = _element(start, f"j M{year}{time_of_day}"), _element(end, f"j M Y{time_of_day}")
+    return format_html(_("{first} \N{EN DASH} {last} (UTC)"), first=first, last=last)
+
+
+def _element(at: datetime, pattern: str, *, zone: bool = False) -> SafeString:
+    utc = at.astimezone(UTC)
+    text = dateformat.format(utc, pattern)
+    machine = utc.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return format_html('<time datetime="{}">{}{}</time>', machine, text, _(" (UTC)") if zone else "")

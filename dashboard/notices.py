@@ -1,0 +1,113 @@
+"""The status strip: what needs the customer's attention now, the most pressing only."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+
+from billing.estimates import Statement
+from metering.models import Policy
+
+from . import formatting
+from .instants import moment
+
+NEAR_PERCENT = 90
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One strip. `style` is warn or bad; the words say the same."""
+
+    style: str
+    lead: SafeString
+    rest: SafeString
+
+
+def notice(*, statement: Statement, refused_since: datetime | None) -> Notice | None:
+    """What matters most, None when nothing does."""
+    if statement.is_refusing:
+        return _refusing(statement, refused_since)
+    if _is_near_hard_limit(statement):
+        return _near_hard_limit(statement)
+    if statement.overage:
+        return _over_included(statement)
+    if statement.included_runs_out_at is not None:
+        return _runs_out(statement, statement.included_runs_out_at)
+    if _is_near_included(statement):
+        return _near_included(statement)
+    return None
+
+
+def limit_name(statement: Statement) -> str:
+    """What stops the calls: the customer's hard limit, or the plan's included calls."""
+    allowance = statement.allowance
+    return _("hard limit") if allowance.admits == allowance.hard_limit else _("limit")
+
+
+def _refusing(statement: Statement, since: datetime | None) -> Notice:
+    lead = format_html(
+        _("The {limit} of {calls} calls is reached."),
+        limit=limit_name(statement),
+        calls=formatting.count(statement.allowance.admits),
+    )
+    end = moment(statement.period.end)
+    if since is None:
+        return Notice("bad", lead, format_html(_("Calls are refused with 429 until {end}."), end=end))
+    rest = _("Calls are refused with 429 since {since}, until {end}. Refused calls are never billed.")
+    return Notice("bad", lead, format_html(rest, since=moment(since), end=end))
+
+
+def _is_near_hard_limit(statement: Statement) -> bool:
+    limit = statement.allowance.hard_limit
+    if limit is None or limit != statement.allowance.admits:
+        return False
+    return statement.used * 100 >= limit * NEAR_PERCENT
+
+
+def _near_hard_limit(statement: Statement) -> Notice:
+    limit = statement.allowance.hard_limit or 0
+    lead = format_html(_("{calls} calls are left to your hard limit."), calls=formatting.count(limit - statement.used))
+    return Notice("warn", lead, _refused_then(statement))
+
+
+def _over_included(statement: Statement) -> Notice:
+    lead = format_html(
+        _("The included calls are used up: {calls} calls over, {amount} so far."),
+        calls=formatting.count(statement.overage),
+        amount=formatting.money(statement.invoice.overage_minor, statement.invoice.currency),
+    )
+    rest = format_html(_("Each further 1,000 calls cost {price}."), price=_price(statement))
+    return Notice("warn", lead, rest)
+
+
+def _runs_out(statement: Statement, at: datetime) -> Notice:
+    lead = format_html(_("At this rate the included calls run out on {at}."), at=moment(at))
+    return Notice("warn", lead, _afterwards(statement))
+
+
+def _is_near_included(statement: Statement) -> bool:
+    included = statement.allowance.included
+    return included is not None and statement.used * 100 >= included * NEAR_PERCENT
+
+
+def _near_included(statement: Statement) -> Notice:
+    left = formatting.count(statement.remaining)
+    lead = format_html(_("{calls} included calls are left until {end}."), calls=left, end=moment(statement.period.end))
+    return Notice("warn", lead, _afterwards(statement))
+
+
+def _afterwards(statement: Statement) -> SafeString:
+    """What happens beyond the included calls."""
+    if statement.allowance.policy == Policy.RATE:
+        return format_html(_("After that each 1,000 calls cost {price}."), price=_price(statement))
+    return _refused_then(statement)
+
+
+def _refused_then(statement: Statement) -> SafeString:
+    return format_html(_("After that calls are refused with 429 until {end}."), end=moment(statement.period.end))
+
+
+def _price(statement: Statement) -> str:
+    return formatting.thousand_price(statement.version.unit_price_minor, statement.version.currency)

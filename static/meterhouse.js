@@ -1,0 +1,47 @@
+/* What the pages do by themselves: numbers that stay current, and menus that close. Everything works without it. */
+"use strict";
+
+(() => {
+  const live = () => document.getElementById("live");
+  const state = () => document.getElementById("live-state");
+  let failing = false;
+
+  const tell = (fails) => {
+    if (fails === failing) return;
+    failing = fails;
+    state().textContent = fails ? state().dataset.failing : "";
+  };
+
+  // A page that nobody looks at asks nothing; coming back, it asks at once.
+  document.addEventListener("htmx:confirm", (event) => {
+    if (event.target === live() && document.hidden) event.preventDefault();
+  });
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden && live()) htmx.trigger(live(), "refresh");
+  });
+
+  // When a poll fails, the numbers stay and a quiet line says so.
+  for (const name of ["htmx:sendError", "htmx:responseError", "htmx:timeout"]) {
+    document.addEventListener(name, (event) => event.target === live() && tell(true));
+  }
+  document.addEventListener("htmx:afterSwap", (event) => event.target === live() && tell(false));
+
+  // What the reader opened stays open when the numbers around it change.
+  if (window.Idiomorph) {
+    Idiomorph.defaults.callbacks.beforeAttributeUpdated = (attribute, element) =>
+      !(attribute === "open" && element.localName === "details");
+  }
+
+  // Menus close on Escape and on a click elsewhere.
+  const openMenus = () => document.querySelectorAll("details.menu[open]");
+  document.addEventListener("click", (event) => {
+    for (const menu of openMenus()) if (!menu.contains(event.target)) menu.open = false;
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    for (const menu of openMenus()) {
+      menu.open = false;
+      menu.querySelector("summary").focus();
+    }
+  });
+})();

@@ -1,0 +1,100 @@
+"""Tenants in the states that the pages show. Usage is written into the rollup itself: no page asks where it came from."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.utils import timezone
+
+from billing.onboarding import Onboarded
+from metering import periods
+from metering.models import Allowance
+from tenants.models import ApiKey
+
+ADD_HOUR = """
+INSERT INTO metering_usage_hour AS h (tenant_id, hour, period_start, project_id, api_key_id, capability,
+                                      billable, units, failed, refused, latency_start, latency_counts)
+VALUES (%(tenant)s, %(hour)s, %(period)s, %(project)s, %(key)s, %(capability)s,
+        %(billable)s, %(billable)s, %(failed)s, %(refused)s, 30, %(latencies)s)
+ON CONFLICT (tenant_id, hour, period_start, project_id, api_key_id, capability) DO UPDATE
+SET billable = h.billable + EXCLUDED.billable, units = h.units + EXCLUDED.units,
+    failed = h.failed + EXCLUDED.failed, refused = h.refused + EXCLUDED.refused
+"""
+ADD_USED = """
+UPDATE metering_quota SET used = used + %(billable)s, failed = failed + %(failed)s, refused = refused + %(refused)s
+WHERE tenant_id = %(tenant)s AND period_start = %(period)s
+"""
+MIDDLE = timedelta(days=20)
+
+
+def add_usage(
+    key: ApiKey, at: datetime, *, capability: str = "auth", billable: int = 0, failed: int = 0, refused: int = 0
+) -> None:
+    """These calls are in the rollup and the quota, in the hour and the period of `at`."""
+    period = periods.containing(Allowance.objects.get(pk=key.tenant_id).anchor, at)
+    answered = billable + failed
+    values = {
+        "tenant": key.tenant_id,
+        "hour": max(periods.hour_of(at), periods.hour_of(period.start)),
+        "period": period.start,
+        "project": key.project_id,
+        "key": key.pk,
+        "capability": capability,
+        "billable": billable,
+        "failed": failed,
+        "refused": refused,
+        "latencies": [answered * 6 // 10, answered * 3 // 10, answered - answered * 6 // 10 - answered * 3 // 10],
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(ADD_HOUR, values)
+        cursor.execute(ADD_USED, values)
+
+
+def add_days(
+    key: ApiKey, *, now: datetime, days: int, calls: int, capabilities: Iterable[str] = ("auth", "database", "storage")
+) -> None:
+    """About so many calls on each of the last days, weekends quieter; every capability has its part."""
+    for back in range(days):
+        at = now - timedelta(days=back)
+        weight = 6 if at.weekday() > 4 else 10
+        for place, capability in enumerate(capabilities):
+            billable = calls * (place + 2) * (weight + back % 3) // 120
+            add_usage(key, at, capability=capability, billable=billable, failed=billable // 300, refused=0)
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """A signed-in owner and what they own."""
+
+    client: Client
+    owned: Onboarded
+
+    @property
+    def slug(self) -> str:
+        return self.owned.tenant.slug
+
+    def page(self, name: str = "", **options: Any) -> str:
+        """The text of one of the tenant's pages."""
+        response = self.client.get(f"/t/{self.slug}/{name}", **options)
+        assert response.status_code == 200
+        return response.content.decode()
+
+
+Visit = Callable[..., Visitor]
+
+
+@pytest.fixture
+def visit(db: None, make_tenant: Callable[..., Onboarded]) -> Visit:
+    """The owner of a new tenant, signed in, by default twenty days into the period."""
+
+    def enter(name: str = "Acme", *, into: timedelta = MIDDLE, **options: Any) -> Visitor:
+        owned = make_tenant(name, anchor=timezone.now() - into, **options)
+        client = Client()
+        client.force_login(owned.user)
+        return Visitor(client, owned)
+
+    return enter
