@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 
 from django.utils.translation import gettext as _
 
@@ -38,7 +37,6 @@ class ProjectedInvoice:
     scenarios: tuple[Scenario, ...]
     main: Scenario
     is_projected: bool
-    prices_overage: bool
     why_hidden: str
     day: str
     elapsed_percent: str
@@ -63,7 +61,6 @@ def projected_invoice(*, account: Account, now: datetime) -> ProjectedInvoice:
         scenarios=rows,
         main=rows[main_place],
         is_projected=statement.projected is not None,
-        prices_overage=pricing_of_overage(statement),
         why_hidden="" if statement.projected is not None else why_hidden(statement),
         day=day_of_period(statement),
         elapsed_percent=formatting.share(elapsed, statement.period.seconds),
@@ -75,18 +72,25 @@ def scenario(label: str, invoice: pricing.Invoice, terms: pricing.Terms, *, is_m
     """The arithmetic of one invoice."""
     currency = invoice.currency
     fee, overage = invoice.line("fee"), invoice.line("overage")
-    price = terms.unit_price_minor if terms.prices_overage else Decimal(0)
     return Scenario(
         label=label,
         is_main=is_main,
         used=formatting.count(invoice.quantity),
         included=_("unlimited") if terms.included is None else formatting.count(terms.included),
         billable=formatting.count(overage.quantity if overage else 0),
-        price=formatting.thousand_price(price, currency),
+        price=_price(terms),
         overage=formatting.money(invoice.overage_minor, currency),
         fee=formatting.money(fee.amount_minor if fee else 0, currency),
         total=formatting.money(invoice.total_minor, currency),
     )
+
+
+def _price(terms: pricing.Terms) -> str:
+    """The price of what is billable; a dash where nothing ever is."""
+    if not terms.prices_overage or terms.included is None:
+        return formatting.NOTHING
+    price = formatting.thousand_price(terms.unit_price_minor, terms.currency)
+    return _("%(price)s per 1,000") % {"price": price}
 
 
 def beyond(statement: Statement) -> str:

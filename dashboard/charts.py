@@ -10,7 +10,7 @@ from dataclasses import dataclass
 PLOT_HEIGHT = 180
 MOST_SERIES = 6
 MOST_TICKS = 4
-MOST_LABELS = 10
+MOST_LABELS = 12
 COLUMN_SHARE = 0.76  # of its slot; the rest is air
 OTHER = ""
 

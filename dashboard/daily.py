@@ -67,7 +67,7 @@ def figure(
         wide=wide,
         narrow=narrow,
         legend=tuple(Key(series_label(item, label), item.style) for item in series),
-        ghost_label=_("expected") if has_ghosts else "",
+        ghost_label=_("projected") if has_ghosts else "",
         line_label=_("included, spread evenly") if wide.line_y is not None else "",
         row_heading=_("Day (UTC)"),
         rows=tuple(_table_row(at, stack) for at, stack in zip(periods.days(statement.period), stacks, strict=True)),
@@ -113,7 +113,7 @@ def _stacks(statement: Statement, daily: Daily, series: Sequence[charts.Series])
 
 def _column_label(at: datetime, values: Sequence[int], ghost: int) -> str:
     text = _("%(day)s: %(calls)s") % {"day": dateformat.format(at, "j M"), "calls": formatting.count(sum(values))}
-    return text + (_(", %(calls)s expected") % {"calls": formatting.count(ghost)} if ghost else "")
+    return text + (_(", %(calls)s projected") % {"calls": formatting.count(ghost)} if ghost else "")
 
 
 def _table_row(at: datetime, stack: charts.Stack) -> TableRow:
@@ -124,7 +124,7 @@ def _table_row(at: datetime, stack: charts.Stack) -> TableRow:
 
 def _description(*, has_ghosts: bool) -> str:
     stacked = _("Stacked columns, one a day; the table below has the same numbers.")
-    return f"{stacked} " + _("Dashed columns are expected at the present rate.") if has_ghosts else stacked
+    return f"{stacked} " + _("Dashed columns are projected at the present rate.") if has_ghosts else stacked
 
 
 def totals(daily: Daily) -> Mapping[str, int]:

@@ -44,6 +44,13 @@ def span(period: Period) -> SafeString:
     return format_html(_("{first} \N{EN DASH} {last} (UTC)"), first=first, last=last)
 
 
+def dates(period: Period) -> SafeString:
+    """4 Nov - 4 Dec 2026: for lists, below a heading that says UTC."""
+    year = "" if period.start.year == period.end.year else " Y"
+    first, last = _element(period.start, f"j M{year}"), _element(period.end, "j M Y")
+    return format_html(_("{first} \N{EN DASH} {last}"), first=first, last=last)
+
+
 def _element(at: datetime, pattern: str, *, zone: bool = False) -> SafeString:
     utc = at.astimezone(UTC)
     text = dateformat.format(utc, pattern)

@@ -40,18 +40,11 @@ def notice(*, statement: Statement, refused_since: datetime | None) -> Notice | 
     return None
 
 
-def limit_name(statement: Statement) -> str:
-    """What stops the calls: the customer's hard limit, or the plan's included calls."""
-    allowance = statement.allowance
-    return _("hard limit") if allowance.admits == allowance.hard_limit else _("limit")
-
-
 def _refusing(statement: Statement, since: datetime | None) -> Notice:
-    lead = format_html(
-        _("The {limit} of {calls} calls is reached."),
-        limit=limit_name(statement),
-        calls=formatting.count(statement.allowance.admits),
-    )
+    allowance = statement.allowance
+    is_own = allowance.admits == allowance.hard_limit
+    text = _("Your hard limit of {calls} calls is reached.") if is_own else _("All {calls} included calls are used.")
+    lead = format_html(text, calls=formatting.count(allowance.admits))
     end = moment(statement.period.end)
     if since is None:
         return Notice("bad", lead, format_html(_("Calls are refused with 429 until {end}."), end=end))
@@ -61,9 +54,7 @@ def _refusing(statement: Statement, since: datetime | None) -> Notice:
 
 def _is_near_hard_limit(statement: Statement) -> bool:
     limit = statement.allowance.hard_limit
-    if limit is None or limit != statement.allowance.admits:
-        return False
-    return statement.used * 100 >= limit * NEAR_PERCENT
+    return limit is not None and limit == statement.allowance.admits and statement.used * 100 >= limit * NEAR_PERCENT
 
 
 def _near_hard_limit(statement: Statement) -> Notice:

@@ -23,8 +23,9 @@ FIRST_CALL_PATH = "/sandbox/v1/auth/session"
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """The tile of the included calls. `width` is the bar's length in per cent, None without a bound."""
+    """The tile of the included calls, or of a nearer hard limit. `width` is the bar's length in per cent."""
 
+    heading: str
     used: int
     bound: str
     width: float | None
@@ -147,12 +148,13 @@ def why_hidden(statement: Statement) -> str:
 
 
 def meter(statement: Statement) -> Meter:
-    """How much of what is included, or of a nearer hard limit, is used."""
+    """How much of what is included, or of a nearer hard limit, is used; the bar is left out without either."""
     used, limit = statement.used, statement.limit
     if limit is None:
-        return Meter(used, _("unlimited"), None, "ok", _("no hard limit"))
+        return Meter(_("Included calls"), used, _("unlimited"), None, "ok", _("no hard limit"))
     share = min(used, limit) * 100 / limit if limit else 100.0
     return Meter(
+        heading=_("Hard limit") if limit != statement.allowance.included else _("Included calls"),
         used=used,
         bound=_("of %(calls)s") % {"calls": formatting.count(limit)},
         width=share,
@@ -174,6 +176,8 @@ def _left(statement: Statement) -> str:
         if statement.overage
         else _("%(calls)s left") % {"calls": formatting.count(statement.remaining)}
     )
+    if statement.limit != allowance.included:
+        return f"{left}, " + _("%(calls)s included") % {"calls": formatting.count(allowance.included)}
     if allowance.hard_limit is None:
         return left if allowance.admits is not None else f"{left}, " + _("no hard limit")
     return f"{left}, " + _("hard limit %(calls)s") % {"calls": formatting.count(allowance.hard_limit)}

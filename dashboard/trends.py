@@ -16,7 +16,8 @@ from metering import periods, usage
 from . import charts, formatting
 from .changes import Change, change
 from .daily import Figure, Key, TableRow, series_label
-from .instants import span
+from .instants import dates
+from .overview import day_of_period
 
 NARROW_PERIODS = 6
 FEWEST_PERIODS = 2
@@ -50,6 +51,7 @@ class Trends:
     """The page. `summary` says the change in words."""
 
     statement: Statement
+    day: str
     summary: str
     drivers: tuple[Driver, ...]
     total: Driver
@@ -71,6 +73,7 @@ def trends(*, account: Account, now: datetime) -> Trends:
     )
     return Trends(
         statement=statement,
+        day=day_of_period(statement),
         summary=summary(found, total),
         drivers=found,
         total=total,
@@ -123,7 +126,7 @@ def _rows(months: Sequence[Month]) -> Iterator[PeriodRow]:
         if place:
             before = months[place - 1].same_day.billable if is_running else months[place - 1].total.billable
         yield PeriodRow(
-            period=span(month.period),
+            period=dates(month.period),
             is_running=is_running,
             counts=month.total,
             change=change(now=now, before=before) if place else Change(formatting.NOTHING, "same"),
@@ -147,11 +150,11 @@ def figure(months: Sequence[Month], statement: Statement) -> Figure:
         wide=charts.stacked(stacks, series),
         narrow=charts.stacked(stacks[-NARROW_PERIODS:], series),
         legend=tuple(Key(series_label(item, str), item.style) for item in series),
-        ghost_label=_("expected") if ghost else "",
+        ghost_label=_("projected") if ghost else "",
         line_label="",
         row_heading=_("Period (UTC)"),
         rows=tuple(
-            TableRow(span(month.period), stack.values, stack.total, formatting.count(stack.ghost) if stack.ghost else "")
+            TableRow(dates(month.period), stack.values, stack.total, formatting.count(stack.ghost) if stack.ghost else "")
             for month, stack in zip(months, stacks, strict=True)
         ),
     )
@@ -171,4 +174,4 @@ def _stack(month: Month, series: Sequence[charts.Series], ghost: int) -> charts.
 def _column_label(period: periods.Period, calls: int, ghost: int) -> str:
     start = dateformat.format(period.start, "j M Y")
     text = _("From %(start)s: %(calls)s") % {"start": start, "calls": formatting.count(calls)}
-    return text + (_(", %(calls)s expected") % {"calls": formatting.count(ghost)} if ghost else "")
+    return text + (_(", %(calls)s projected") % {"calls": formatting.count(ghost)} if ghost else "")
