@@ -22,7 +22,7 @@ class Command(BaseCommand):
 
     def handle(self, *_: Any, **options: Any) -> None:
         try:
-            seeded = demo_data.seed(now=timezone.now(), say=self.stderr.write)
+            seeded = demo_data.seed(now=timezone.now(), say=self._say)
         except TenantsError as error:
             raise CommandError(f"{error} Nothing was created: use an empty database for the demo.") from error
         except (OperationalError, InterfaceError) as error:
@@ -33,6 +33,9 @@ class Command(BaseCommand):
             self.stdout.write("The demo's data exists already; nothing was changed.")
         else:
             self.stdout.write(json.dumps(document(seeded), indent=2))
+
+    def _say(self, line: str) -> None:
+        self.stderr.write(f"  {line}", self.style.NOTICE)
 
 
 def document(seeded: Seeded) -> dict[str, object]:
