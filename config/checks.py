@@ -42,8 +42,8 @@ def servers_are_named(**_: Any) -> list[CheckMessage]:
     start = "Set it to your server's address, or run `uv run manage.py stack`, which starts one and prints the line."
     if not settings.DATABASE_URL:
         found.append(Error("DATABASE_URL is not set.", hint=start, id="meterhouse.E003"))
-    elif settings.DATABASES["default"]["ENGINE"] != "django.db.backends.postgresql":
-        scheme = settings.DATABASE_URL.split(":", 1)[0]
+    elif not settings.DATABASE_IS_POSTGRESQL:
+        scheme = urlsplit(settings.DATABASE_URL).scheme or "no kind of database"
         found.append(
             Error(
                 f"DATABASE_URL names {scheme}; Meterhouse counts in PostgreSQL (15 or newer) only.",

@@ -101,9 +101,11 @@ TEMPLATES = [
 
 # -- Data ------------------------------------------------------------------------------------------------------------
 DATABASE_URL = env.str("DATABASE_URL", "")
+DATABASE_IS_POSTGRESQL = urlsplit(DATABASE_URL).scheme in {"postgresql", "postgres"}
 DATABASES = {
     "default": {
-        **env.db_url_config(DATABASE_URL or "postgresql://database-url-is-not-set.invalid/meterhouse"),
+        # The checks name an address that is missing or is not PostgreSQL's; until then nothing may connect anywhere.
+        **env.db_url_config(DATABASE_URL if DATABASE_IS_POSTGRESQL else "postgresql://not-set.invalid/meterhouse"),
         "CONN_MAX_AGE": env.int("CONN_MAX_AGE", 60),
         "CONN_HEALTH_CHECKS": True,
     },

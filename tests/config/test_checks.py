@@ -1,0 +1,56 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+GOOD = {
+    "SECRET_KEY": "0123456789abcdefghijklmnopqrstuvwxyz",
+    "API_KEY_SECRET": "zyxwvutsrqponmlkjihgfedcba9876543210",
+    "DATABASE_URL": "postgresql://m@127.0.0.1:1/m",
+    "REDIS_URL": "redis://127.0.0.1:1/0",
+    "PATH": os.environ["PATH"],
+}
+
+
+def checked(**changes: str) -> tuple[int, str]:
+    """Exit code and output of `manage.py check` in an environment of its own."""
+    done = subprocess.run(
+        [sys.executable, "manage.py", "check"],
+        cwd=ROOT,
+        env={**GOOD, **changes},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_good_settings_pass() -> None:
+    assert checked()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"SECRET_KEY": ""}, "SECRET_KEY is not set"),
+        ({"SECRET_KEY": "short"}, "SECRET_KEY is too weak"),
+        ({"API_KEY_SECRET": ""}, "API_KEY_SECRET is not set"),
+        ({"DATABASE_URL": ""}, "DATABASE_URL is not set"),
+        ({"DATABASE_URL": "sqlite:///x.db"}, "PostgreSQL"),
+        ({"DATABASE_URL": "nonsense"}, "DATABASE_URL"),
+        ({"REDIS_URL": ""}, "REDIS_URL is not set"),
+        ({"REDIS_URL": "memcached://x"}, "REDIS_URL is not a Redis address"),
+        ({"TIME_ZONE": "Europe/Berlin"}, "runs in UTC only"),
+        ({"PUBLIC_URL": "billing"}, "PUBLIC_URL is not an address"),
+        ({"PUBLIC_URL": "https://billing.example.com", "DEBUG": "true"}, "DEBUG is on"),
+        ({"METERING_LEASE_SECONDS": "1"}, "METERING_LEASE_SECONDS"),
+    ],
+)
+def test_a_bad_value_is_named(changes: dict[str, str], message: str) -> None:
+    code, output = checked(**changes)
+    assert code != 0
+    assert message in output
+    assert "Traceback" not in output
