@@ -27,6 +27,7 @@ CALL_LOG_DAYS = 7
 WEB_WORKERS, WEB_THREADS = 2, 8
 READY_SECONDS = 90.0
 REVIVE_SECONDS = 5.0
+TENANT_MEMBERS = ("id", "slug", "plan", "email", "password", "api_key")
 LADDER = Ladder(((SIGTERM, 20.0), (SIGKILL, 5.0)))
 
 
@@ -65,6 +66,7 @@ class Demo:
     env: dict[str, str] = field(default_factory=dict)
     children: dict[str, Child] = field(default_factory=dict)
     stack: Stack | None = None
+    is_written: bool = False  # demo.json is ours, not that of another demo whose folder refused us
 
     @property
     def state_dir(self) -> Path:
@@ -90,6 +92,7 @@ class Demo:
         self._wait_until_ready()
         document = self._document(logins)
         self._write("demo.json", document)
+        self.is_written = True
         return document
 
     def stop(self) -> None:
@@ -102,8 +105,8 @@ class Demo:
                 self.children.pop(name).server.end()
         if self.stack is not None:
             self.stack.stop()
-        with suppress(FileNotFoundError):
-            (self.state_dir / "demo.json").unlink()
+        if self.is_written:
+            (self.state_dir / "demo.json").unlink(missing_ok=True)
 
     def watch(self) -> None:
         """Bring back whatever dies; returns never."""
@@ -147,7 +150,7 @@ class Demo:
 
     def _child_environment(self) -> dict[str, str]:
         passed = {name: self.environ[name] for name in ("PATH", "HOME", "LANG", "VIRTUAL_ENV") if name in self.environ}
-        return {**passed, "PYTHONUNBUFFERED": "1", **self.env}
+        return {**passed, "PYTHONUNBUFFERED": "1", "DEMO_STATE_DIR": str(self.state_dir), **self.env}
 
     def _prepare(self) -> dict[str, Any]:
         """The database is migrated and filled; returns the logins, which are known from the first start only."""
@@ -233,7 +236,7 @@ class Demo:
             "stripe_simulator": {"url": None},  # comes with billing through Stripe
             "web_pid": self.children["web"].server.pid,
             "env": self.env,
-            "tenants": logins["tenants"],
+            "tenants": [{name: tenant[name] for name in TENANT_MEMBERS} for tenant in logins["tenants"]],
             "also": logins.get("also", []),
         }
 

@@ -164,7 +164,7 @@ REST_FRAMEWORK = {
     "UNAUTHENTICATED_USER": None,
 }
 
-# -- Metering: what each value costs is in docs/configuration.md ---------------------------------------------------------
+# -- Metering ---------------------------------------------------------------------------------------------------------
 METERING = {
     "LEASE_SECONDS": env.float("METERING_LEASE_SECONDS", 10.0),  # a dead process's units come back after this
     "LEASE_MAX_UNITS": env.int("METERING_LEASE_MAX_UNITS", 1000),  # the largest single grant
