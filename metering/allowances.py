@@ -5,6 +5,7 @@ from datetime import datetime
 from uuid import UUID
 
 from django.db import connection, transaction
+from django.db.models.functions import Now
 
 from . import periods
 from .models import Allowance, OnOutage, Policy
@@ -43,7 +44,7 @@ def push(*, tenant_id: UUID, terms: Terms, now: datetime) -> Allowance:
                 "on_outage": terms.on_outage,
                 "burst_per_second": terms.burst_per_second,
                 "anchor": terms.anchor,
-                "changed_at": now,
+                "changed_at": Now(),  # database time: the processes that hold leases look for it by that clock
             },
         )
         open_period(allowance=allowance, instant=now)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
@@ -21,7 +22,7 @@ class TierThrottle(BaseThrottle):
     def allow_request(self, request: Request, view: Any) -> bool:
         caller = request.auth
         if not isinstance(caller, Caller):
-            raise TypeError(f"{type(view).__name__} is metered and must authenticate by API key.")
+            raise ImproperlyConfigured(f"{type(view).__name__} is metered and must authenticate by API key.")
         call = calls.open_call(caller=caller, capability=getattr(view, "capability", None))  # type: ignore[arg-type]
         request._request.metered_call = call  # type: ignore[attr-defined]
         if call.problem is not None:

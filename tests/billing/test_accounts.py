@@ -14,7 +14,7 @@ from tests.metering.test_limit_is_exact import attempt, caller_of
 
 
 def test_the_four_tiers_are_as_sold(db: None) -> None:
-    tiers = {
+    tiers: dict[str, tuple[object, ...]] = {
         plan.code: (
             version.fee_minor, version.included, version.max_projects, version.support, version.policy,
             version.unit_price_minor * 1000,
