@@ -60,7 +60,7 @@ def seed(*, now: datetime, say: Say, stories: tuple[story.TenantStory, ...] = st
     if AuditEntry.objects.filter(tenant=None, action=SEEDED).exists():
         return None
     frame = history.frame(now=now)
-    partitions.ensure(calls_from=_kept_from(now), hours_from=frame.anchor, now=now)
+    partitions.ensure(calls_from=kept_from(now), hours_from=frame.anchor, now=now)
     with transaction.atomic():
         seeded = Seeded(
             admin=_person(OPERATOR, name="Operator", is_staff=True, is_superuser=True),
@@ -74,7 +74,7 @@ def seed(*, now: datetime, say: Say, stories: tuple[story.TenantStory, ...] = st
     return seeded
 
 
-def _kept_from(now: datetime) -> datetime:
+def kept_from(now: datetime) -> datetime:
     """The first instant whose calls are in the call log: the retention job keeps whole days."""
     return periods.day_of(now - timedelta(days=settings.CALL_LOG_DAYS))
 
@@ -101,7 +101,7 @@ def _tenant(told: story.TenantStory, frame: history.Frame, say: Say) -> SeededTe
 def _load(told: story.TenantStory, tenant: Tenant, rows: list[ApiKey], frame: history.Frame, say: Say) -> None:
     started = monotonic()
     cells = history.cells(story=told, frame=frame)
-    kept = _kept_from(frame.now).timestamp()
+    kept = kept_from(frame.now).timestamp()
     past, recent = [cell for cell in cells if cell.hour < kept], [cell for cell in cells if cell.hour >= kept]
     loader = Loader(
         tenant_id=tenant.id, keys=[(row.project_id, row.pk) for row in rows], frame=frame, seed=f"{told.slug} calls"

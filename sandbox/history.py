@@ -14,7 +14,7 @@ from .story import DAYS_INTO_PERIOD, FIRST_MONTHS, INCIDENTS, Incident, Stream, 
 
 HOUR = 3600
 DAYS_IN_MONTH = 30.4
-HOLIDAY_FACTOR = 0.5
+HOLIDAY_FACTOR = 0.6
 UNEVENNESS = 0.09  # beyond what chance alone would give
 RETRIES_WHEN_BLOCKED = 0.35  # calls that a blocked customer's programs still try
 Number = TypeVar("Number", int, float)
@@ -139,7 +139,7 @@ def _level(story: TenantStory, day: datetime, today: datetime) -> float:
     for episode in story.episodes:
         if episode.ends <= days_ago <= episode.begins:
             level *= episode.factor
-    return level * (HOLIDAY_FACTOR if rhythm.is_holiday(day) else 1)
+    return level * (HOLIDAY_FACTOR if story.has_holidays and rhythm.is_holiday(day) else 1)
 
 
 def _blocked(story: TenantStory, frame: Frame, random: Random, scale: float) -> Iterator[Cell]:

@@ -53,6 +53,7 @@ class TenantStory:
     agreed: Agreed = Agreed()  # noqa: RUF009 -- frozen
     hard_limit: int | None = None
     blocked_days: int | None = None  # used up since so many days
+    has_holidays: bool = True
 
     @property
     def email(self) -> str:
@@ -115,9 +116,7 @@ INITECH = TenantStory(
     monthly_growth=1.03,
     episodes=(Episode(LONG_AGO, 22, 0.66), Episode(75, 61, 1.2)),  # a new customer of theirs began three weeks ago
     keys=(
-        KeyStory(
-            "Backend", "Default", (Stream("auth", 0.24, Rhythm.OFFICE), Stream("database", 0.46, Rhythm.OFFICE))
-        ),
+        KeyStory("Backend", "Default", (Stream("auth", 0.24, Rhythm.OFFICE), Stream("database", 0.46, Rhythm.OFFICE))),
         KeyStory(
             "Report builder",
             "Reports",
@@ -164,6 +163,7 @@ GLOBEX = TenantStory(
     monthly_growth=1.05,
     episodes=(Episode(LONG_AGO, 22, 0.46),),
     blocked_days=3,
+    has_holidays=False,
     keys=(
         KeyStory(
             "Website", "Default", (Stream("auth", 0.38, Rhythm.EVENING), Stream("database", 0.36, Rhythm.EVENING))

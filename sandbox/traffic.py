@@ -150,7 +150,11 @@ class Script:
         random = self._random
         if content_type == "text/csv":
             return random.randbytes(random.randrange(200, 6_000)).hex().encode()
-        document = {"customer": random.randrange(40), "balance": random.randrange(10_000), "active": random.random() > 0.1}  # noqa: PLR2004
+        document = {
+            "customer": random.randrange(40),
+            "balance": random.randrange(10_000),
+            "visits": random.randrange(99),
+        }
         return json.dumps(document).encode()
 
     def _place(self, among: int) -> int:

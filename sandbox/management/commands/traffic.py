@@ -17,7 +17,9 @@ class Command(BaseCommand):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--url", required=True, help="Where the product is, for example http://127.0.0.1:8000.")
         parser.add_argument("--keys-file", required=True, type=Path, help="demo.json, or tenants with their api_keys.")
-        parser.add_argument("--rate", type=calls_per_second, default=4.0, help="Calls a second, on average over a week.")
+        parser.add_argument(
+            "--rate", type=calls_per_second, default=4.0, help="Calls a second, on average over a week."
+        )
         parser.add_argument("--seed", type=int, default=None, help="Makes the sequence of calls repeatable.")
         parser.add_argument("--seconds", type=float, default=None, help="Stop after so many seconds.")
 
