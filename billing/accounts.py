@@ -116,26 +116,42 @@ def open_account(
     return account
 
 
-def change_plan(*, account: Account, version: PlanVersion, actor: str, now: datetime) -> None:
-    """The tenant is on this version; what it used in the running period stays used."""
+def change_plan(*, account: Account, version: PlanVersion, actor: str, now: datetime, reason: str = "") -> None:
+    """The tenant is on this version; what it used in the running period stays used. An operator says the reason."""
     with transaction.atomic():
         before = str(account.plan_version)
         account.plan_version = version
         account.save(update_fields=["plan_version"])
-        audit.record(tenant=account.tenant, actor=actor, action="plan.changed", subject=str(version), before=before)
+        audit.record(
+            tenant=account.tenant,
+            actor=actor,
+            action="plan.changed",
+            subject=str(version),
+            before=before,
+            **_reason(reason),
+        )
         sync(account=account, now=now)
 
 
-def set_hard_limit(*, account: Account, hard_limit: int | None, actor: str, now: datetime) -> None:
+def set_hard_limit(*, account: Account, hard_limit: int | None, actor: str, now: datetime, reason: str = "") -> None:
     """The customer's own hard limit in calls per period is this (None: none) and is enforced within a second."""
     with transaction.atomic():
         before, account.hard_limit = account.hard_limit, hard_limit
         account.full_clean()
         account.save(update_fields=["hard_limit"])
         audit.record(
-            tenant=account.tenant, actor=actor, action="hard_limit.set", subject=str(hard_limit), before=before
+            tenant=account.tenant,
+            actor=actor,
+            action="hard_limit.set",
+            subject=str(hard_limit),
+            before=before,
+            **_reason(reason),
         )
         sync(account=account, now=now)
+
+
+def _reason(reason: str) -> dict[str, str]:
+    return {"reason": reason} if reason else {}
 
 
 def sync(*, account: Account, now: datetime) -> None:

@@ -1,0 +1,394 @@
+"""Operators' pages: every table opens, ledgers take no changes, what an operator changes is on record, nobody else gets in."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.contrib import admin
+from django.contrib.admin.utils import quote
+from django.contrib.auth.models import Permission
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone
+
+from billing import accounts
+from billing.models import Account, PlanVersion
+from billing.onboarding import Onboarded
+from metering import engine
+from metering.models import Allowance, Batch, Call, Lease, Process, Quota, SetAside, UsageHour
+from metering.recorder import call_id
+from tenants.models import ApiKey, AuditEntry, Membership, Project, Tenant, User
+from tests.conftest import MakeTenant
+from tests.metering.test_limit_is_exact import attempt, caller_of
+
+MODELS = [model for app in ("tenants", "metering", "billing") for model in apps.get_app_config(app).get_models()]
+READ_ONLY = [Call, UsageHour, Quota, Lease, Process, Batch, SetAside, AuditEntry, Allowance]
+
+
+def page(model: Any, name: str = "changelist", *arguments: object) -> str:
+    return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_{name}", args=arguments)
+
+
+@pytest.fixture
+def operator(committed: None) -> Client:
+    """Signed in as an operator with every right."""
+    client = Client()
+    user = User.objects.create_superuser(f"olivia-{timezone.now().timestamp()}@meterhouse.example")
+    client.force_login(user)
+    client.operator = user  # type: ignore[attr-defined]
+    return client
+
+
+@pytest.fixture
+def acme(committed: None, make_tenant: MakeTenant) -> Onboarded:
+    """A tenant that used all of its three calls and was refused two."""
+    made = make_tenant(included=3, burst_per_second=10**6)
+    attempt(caller_of(made.api_key), 5)
+    engine.stop()
+    return made
+
+
+@pytest.fixture
+def leftovers(acme: Onboarded) -> Iterator[None]:
+    """A lease, a process and a set-aside batch, which a clean stop does not leave."""
+    now, process = timezone.now(), call_id(timezone.now().timestamp())
+    row = {"host": "web-1", "pid": 7, "started_at": now, "renewed_at": now, "expires_at": now, "counted_to": now}
+    Process.objects.create(id=process, **row)
+    lease = Lease.objects.create(
+        id=call_id(now.timestamp()), tenant=acme.tenant, process_id=process, period_start=now, units=1, granted_at=now
+    )
+    aside = SetAside.objects.create(id=process, tenant_id=acme.tenant.pk, calls=2, error="out of range", records=[])
+    yield
+    for row_ in (lease, aside):
+        row_.delete()
+    Process.objects.filter(pk=process).delete()
+
+
+def post(client: Client, address: str, **fields: object) -> Any:
+    """Send a form that Django rendered with these fields; fails when it comes back with errors."""
+    response = client.post(address, fields)
+    assert response.status_code == 302, [form.errors for form in [response.context["adminform"].form]]
+    return response
+
+
+def entries(tenant: Tenant | None, action: str) -> list[AuditEntry]:
+    return list(AuditEntry.objects.filter(tenant=tenant, action=action))
+
+
+# -- who gets in -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("who", ["stranger", "acme", "initech"])
+def test_customers_and_strangers_see_no_admin_page(acme: Onboarded, make_tenant: MakeTenant, who: str) -> None:
+    client = Client()
+    if who != "stranger":
+        client.force_login(acme.user if who == "acme" else make_tenant("Initech").user)
+    pages = [page(model, *rest) for model in MODELS for rest in ((), ("add",), ("change", acme.tenant.pk))]
+    for address in (reverse("admin:index"), *pages):
+        response = client.get(address)
+        assert response.status_code == 302
+        assert response["Location"].startswith(reverse("admin:login"))
+
+
+def test_an_operator_without_rights_sees_no_list(acme: Onboarded) -> None:
+    client = Client()
+    client.force_login(User.objects.create_user(f"new-{timezone.now().timestamp()}@meterhouse.example", is_staff=True))
+    for model in MODELS:
+        assert client.get(page(model)).status_code == 403
+
+
+# -- every table opens -------------------------------------------------------------------------------------------------
+
+
+def test_every_model_has_its_page() -> None:
+    assert [model for model in MODELS if not admin.site.is_registered(model)] == []
+    assert admin.site.site_header == "Meterhouse operators"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_lists_and_rows_open(operator: Client, leftovers: None, model: Any) -> None:
+    assert operator.get(page(model), {"q": "acme"}).status_code == 200
+    listed = operator.get(page(model))
+    assert listed.status_code == 200
+    row = model.objects.first()
+    assert row is not None
+    shown = operator.get(page(model, "change", quote(row.pk)))
+    assert shown.status_code == 200
+    assert "default-src 'self'" in shown["Content-Security-Policy"]
+    assert operator.get(page(model, "history", quote(row.pk))).status_code == 200
+
+
+@pytest.mark.parametrize("model", [Call, UsageHour, Quota, ApiKey, Membership, Project, Account, Allowance, AuditEntry])
+def test_a_list_asks_no_more_for_more_rows(operator: Client, make_tenant: MakeTenant, model: Any) -> None:
+    def queries() -> int:
+        with CaptureQueriesContext(connection) as asked:
+            assert operator.get(page(model)).status_code == 200
+        return len(asked)
+
+    one = make_tenant()
+    attempt(caller_of(one.api_key), 1)
+    engine.stop()
+    operator.get(page(model))
+    before = queries()
+    for _ in range(3):
+        attempt(caller_of(make_tenant().api_key), 2)
+    engine.stop()
+    assert queries() <= before
+
+
+@pytest.mark.parametrize("key", ["nonsense", "1", "' OR 1=1", "0193-not-a-uuid"])
+def test_an_unknown_row_is_an_answer(operator: Client, key: str) -> None:
+    for model in (Call, UsageHour, Quota, Lease):
+        assert operator.get(page(model, "change", quote(key))).status_code == 302
+
+
+# -- ledgers -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", READ_ONLY)
+def test_a_ledger_takes_no_change(operator: Client, leftovers: None, model: Any) -> None:
+    row = model.objects.first()
+    key = quote(row.pk)
+    for address in (page(model), page(model, "add"), page(model, "change", key), page(model, "delete", key)):
+        assert operator.post(address, {"action": "delete_selected", "_selected_action": [row.pk]}).status_code == 403
+    assert b'name="_save"' not in operator.get(page(model, "change", key)).content
+
+
+def test_a_call_is_found_by_its_id_in_one_partition(operator: Client, acme: Onboarded) -> None:
+    call = Call.objects.filter(tenant=acme.tenant).latest("occurred_at")
+    with CaptureQueriesContext(connection) as asked:
+        found = operator.get(page(Call), {"q": str(call.id)})
+    assert [one.id for one in found.context["cl"].result_list] == [call.id]
+    searches = [query["sql"] for query in asked if 'FROM "metering_call"' in query["sql"]]
+    assert searches
+    assert all('"occurred_at" >=' in sql and '"occurred_at" <=' in sql for sql in searches)
+
+
+def test_an_unnarrowed_list_of_calls_reads_one_day_and_counts_a_few_thousand(operator: Client, acme: Onboarded) -> None:
+    with CaptureQueriesContext(connection) as asked:
+        operator.get(page(Call))
+    searches = [query["sql"] for query in asked if 'FROM "metering_call"' in query["sql"]]
+    assert all('"occurred_at" >=' in sql for sql in searches)
+    assert all("LIMIT" in sql for sql in searches)
+
+
+def test_calls_of_a_key_are_those_of_that_key_alone(operator: Client, acme: Onboarded, make_tenant: MakeTenant) -> None:
+    attempt(caller_of(make_tenant("Globex").api_key), 2)
+    engine.stop()
+    found = operator.get(page(Call), {"q": acme.key.prefix})
+    assert {call.api_key_id for call in found.context["cl"].result_list} == {acme.key.pk}
+
+
+# -- from a refused call to its reason ---------------------------------------------------------------------------------
+
+
+def test_a_tenant_is_found_by_the_beginning_of_a_key(
+    operator: Client, acme: Onboarded, make_tenant: MakeTenant
+) -> None:
+    make_tenant("Globex")
+    for wanted in (acme.key.prefix, acme.key.public_id, acme.tenant.slug, acme.tenant.email):
+        found = operator.get(page(Tenant), {"q": wanted})
+        assert [tenant.pk for tenant in found.context["cl"].result_list] == [acme.tenant.pk]
+
+
+@pytest.mark.parametrize("model", [Tenant, ApiKey, Call, Account, User])
+def test_of_a_pasted_key_only_the_public_id_stays(operator: Client, acme: Onboarded, model: Any) -> None:
+    sent = operator.get(page(model), {"q": f" Bearer {acme.api_key} ", "o": "1"})
+    assert sent.status_code == 302
+    assert sent["Location"] == f"{page(model)}?q={acme.key.prefix}&o=1"
+    shown = operator.get(sent["Location"])
+    secret = acme.api_key.rpartition("_")[2]
+    assert secret not in shown.content.decode()
+    assert "Only the public id of the key was used." in shown.content.decode()
+
+
+def test_the_tenants_page_says_why_the_next_call_is_refused(operator: Client, acme: Onboarded) -> None:
+    text = operator.get(page(Tenant, "change", acme.tenant.pk)).content.decode()
+    assert "What is enforced" in text
+    assert "used 3 · reserved 0 · failed 0 · refused 2" in text
+    assert "Refused (429, quota-exceeded): all 3 calls are used until" in text
+    assert text.count(str(acme.key)) == 2
+    assert "<td>quota</td>" in text
+    refused = f"{page(Call)}?tenant__id__exact={acme.tenant.pk}&amp;outcome__exact=refused"
+    assert refused in text
+    found = operator.get(refused.replace("&amp;", "&"))
+    assert [call.reason for call in found.context["cl"].result_list] == ["quota", "quota"]
+
+
+def test_the_tenants_page_of_a_tenant_without_a_plan(
+    operator: Client, committed: None, make_tenant: MakeTenant
+) -> None:
+    globex = make_tenant("Globex")
+    assert (
+        "Admitted, up to 50 calls a second" in operator.get(page(Tenant, "change", globex.tenant.pk)).content.decode()
+    )
+    Allowance.objects.filter(tenant=globex.tenant).delete()
+    Account.objects.filter(tenant=globex.tenant).delete()
+    text = operator.get(page(Tenant, "change", globex.tenant.pk)).content.decode()
+    assert "Refused (403, no-plan)" in text
+    assert "None: the tenant has no plan." in text
+
+
+# -- changes are on record ---------------------------------------------------------------------------------------------
+
+
+def test_revoking_a_key_is_audited(operator: Client, acme: Onboarded) -> None:
+    chosen = {"action": "revoke", "_selected_action": [acme.key.pk]}
+    assert "Revoked: 1." in operator.post(page(ApiKey), chosen, follow=True).content.decode()
+    assert ApiKey.objects.get(pk=acme.key.pk).revoked_at is not None
+    (entry,) = entries(acme.tenant, "key.revoked")
+    assert entry.actor == operator.operator.email  # type: ignore[attr-defined]
+    assert "Revoked: 0." in operator.post(page(ApiKey), chosen, follow=True).content.decode()
+    assert len(entries(acme.tenant, "key.revoked")) == 1
+
+
+def test_the_digest_of_a_key_is_never_shown(operator: Client, acme: Onboarded) -> None:
+    text = operator.get(page(ApiKey, "change", acme.key.pk)).content.decode()
+    assert "digest" not in text.lower()
+    assert operator.post(page(ApiKey, "add")).status_code == 403
+
+
+def test_changing_a_tenant_is_audited(operator: Client, acme: Onboarded) -> None:
+    fields = {"name": "Acme & Sons", "slug": acme.tenant.slug, "email": acme.tenant.email}
+    post(operator, page(Tenant, "change", acme.tenant.pk), **fields)
+    (entry,) = entries(acme.tenant, "tenant.changed")
+    assert entry.detail["changes"] == {"name": {"before": "Acme", "after": "Acme & Sons"}}
+    post(operator, page(Tenant, "change", acme.tenant.pk), **fields)
+    assert len(entries(acme.tenant, "tenant.changed")) == 1
+
+
+def test_members_come_and_go_on_record(operator: Client, acme: Onboarded, make_tenant: MakeTenant) -> None:
+    bob = make_tenant("Globex").user
+    post(operator, page(Membership, "add"), tenant=acme.tenant.pk, user=bob.pk, role="viewer")
+    membership = Membership.objects.get(tenant=acme.tenant, user=bob)
+    post(operator, page(Membership, "change", membership.pk), role="billing")
+    post(operator, page(Membership), action="delete_selected", _selected_action=membership.pk, post="yes")
+    assert not Membership.objects.filter(pk=membership.pk).exists()
+    (changed,) = entries(acme.tenant, "member.changed")
+    assert changed.detail["changes"] == {"role": {"before": "viewer", "after": "billing"}}
+    assert len(entries(acme.tenant, "member.removed")) == 1
+
+
+def test_a_project_beyond_the_plan_is_refused_in_words(
+    operator: Client, acme: Onboarded, make_tenant: MakeTenant
+) -> None:
+    refused = operator.post(page(Project, "add"), {"tenant": acme.tenant.pk, "name": "Second"}, follow=True)
+    assert "The plan allows 1 project(s); 1 exist." in refused.content.decode()
+    globex = make_tenant("Globex", plan="scale")
+    post(operator, page(Project, "add"), tenant=globex.tenant.pk, name="Second")
+    assert Project.objects.get(tenant=globex.tenant, slug="second").name == "Second"
+    assert "project.added" in {
+        entry.action for entry in AuditEntry.objects.filter(tenant=globex.tenant, subject="second")
+    }
+    again = operator.post(page(Project, "add"), {"tenant": globex.tenant.pk, "name": "Second"}, follow=True)
+    assert again.status_code == 200
+    assert "Second" in again.content.decode()
+
+
+def test_a_project_with_keys_is_not_deleted(operator: Client, acme: Onboarded) -> None:
+    assert operator.post(page(Project, "delete", acme.key.project_id), {"post": "yes"}).status_code == 403
+    assert Project.objects.filter(pk=acme.key.project_id).exists()
+
+
+def test_a_new_operator_and_a_new_password_are_audited_without_it(operator: Client) -> None:
+    email = f"Oscar-{timezone.now().timestamp()}@Meterhouse.example"
+    password = "correct horse battery"
+    secret = {"usable_password": "true", "password1": password, "password2": password}
+    post(operator, page(User, "add"), email=email, name="Oscar", **secret)
+    user = User.objects.get(email=email.lower())
+    assert user.check_password(password)
+    assert b"pbkdf2_sha256" in operator.get(page(User, "change", user.pk)).content
+    post(operator, reverse("admin:auth_user_password_change", args=[user.pk]), **{**secret, "password1": password[::-1],
+         "password2": password[::-1]})  # fmt: skip
+    kept = list(AuditEntry.objects.filter(subject=user.email))
+    assert {entry.action for entry in kept} == {"user.added", "user.password_set"}
+    assert not any(word in str(entry.detail) for entry in kept for word in (password, password[::-1]))
+
+
+def test_an_operator_who_is_no_superuser_makes_nobody_one(operator: Client) -> None:
+    clerk = User.objects.create_user(f"clerk-{timezone.now().timestamp()}@meterhouse.example", is_staff=True)
+    clerk.user_permissions.set(Permission.objects.filter(content_type__app_label="tenants"))
+    client = Client()
+    client.force_login(clerk)
+    post(client, page(User, "change", clerk.pk), email=clerk.email, name="Clerk", is_active="on", is_superuser="on")
+    clerk.refresh_from_db()
+    assert (clerk.name, clerk.is_superuser) == ("Clerk", False)
+    boss = operator.operator.pk  # type: ignore[attr-defined]
+    assert client.post(page(User, "change", boss), {"email": "x@x.example"}).status_code == 403
+    assert client.post(reverse("admin:auth_user_password_change", args=[boss]), {}).status_code == 403
+
+
+# -- accounts and plans ------------------------------------------------------------------------------------------------
+
+
+def test_a_hard_limit_needs_a_reason_and_is_enforced(operator: Client, acme: Onboarded) -> None:
+    address, version = page(Account, "change", acme.tenant.pk), acme.account.plan_version_id
+    without = operator.post(address, {"plan_version": version, "hard_limit": 2, "reason": " "})
+    assert without.context["adminform"].form.errors == {"reason": ["This field is required."]}
+    post(operator, address, plan_version=version, hard_limit=2, reason="Asked for by mail, ticket 81")
+    assert Allowance.objects.get(tenant=acme.tenant).hard_limit == 2
+    assert Quota.objects.get(tenant=acme.tenant).admits == 2
+    (entry,) = entries(acme.tenant, "hard_limit.set")
+    assert entry.detail == {"before": None, "reason": "Asked for by mail, ticket 81"}
+    assert entry.actor == operator.operator.email  # type: ignore[attr-defined]
+    assert entries(acme.tenant, "plan.changed") == []
+
+
+def test_a_change_of_plan_is_enforced_and_stays_within_the_tenants_versions(
+    operator: Client, acme: Onboarded, make_tenant: MakeTenant
+) -> None:
+    address, scale = page(Account, "change", acme.tenant.pk), accounts.public_version(plan_code="scale")
+    others = make_tenant("Globex", included=77).account.plan_version_id
+    refused = operator.post(address, {"plan_version": others, "hard_limit": "", "reason": "x"})
+    assert "plan_version" in refused.context["adminform"].form.errors
+    post(operator, address, plan_version=scale.pk, hard_limit="", reason="Upgrade by phone")
+    assert Allowance.objects.get(tenant=acme.tenant).label == "Scale"
+    (entry,) = entries(acme.tenant, "plan.changed")
+    assert entry.detail["reason"] == "Upgrade by phone"
+
+
+def test_a_used_version_is_read_only_and_says_why(operator: Client, acme: Onboarded) -> None:
+    version = PlanVersion.objects.get(pk=acme.account.plan_version_id)
+    address = page(PlanVersion, "change", version.pk)
+    text = operator.get(address).content.decode()
+    assert "what somebody subscribed to never changes" in text
+    assert b'name="_save"' not in text.encode()
+    assert operator.post(address, {"fee_minor": 1}).status_code == 403
+    assert operator.post(page(PlanVersion, "delete", version.pk), {"post": "yes"}).status_code == 403
+    following = text.partition("/planversion/add/?")[2].partition('"')[0].replace("&amp;", "&")
+    offered = operator.get(f"{page(PlanVersion, 'add')}?{following}").context["adminform"].form.initial
+    assert (offered["included"], offered["number"]) == ("3", str(version.number + 1))
+
+
+def test_an_unused_version_is_changed_on_record(operator: Client, acme: Onboarded) -> None:
+    source = accounts.public_version(plan_code="free")
+    fields = {
+        name: getattr(source, name)
+        for name in ("currency", "fee_minor", "included", "policy", "burst_per_second", "support")
+    }
+    fields |= {"plan": source.plan_id, "tenant": acme.tenant.pk, "number": 900, "unit_price_minor": "0"}
+    post(operator, page(PlanVersion, "add"), **fields)
+    version = PlanVersion.objects.get(tenant=acme.tenant, number=900)
+    post(operator, page(PlanVersion, "change", version.pk), **{**fields, "included": 4})
+    (entry,) = entries(acme.tenant, "plan_version.changed")
+    assert entry.detail["changes"] == {"included": {"before": 5000, "after": 4}}
+    post(operator, page(PlanVersion, "delete", version.pk), post="yes")
+    assert len(entries(acme.tenant, "plan_version.removed")) == 1
+
+
+def test_a_change_that_fails_leaves_no_entry(operator: Client, acme: Onboarded, make_tenant: MakeTenant) -> None:
+    taken = make_tenant("Globex").tenant.slug
+    response = operator.post(
+        page(Tenant, "change", acme.tenant.pk), {"name": "x", "slug": taken, "email": "x@x.example"}
+    )
+    assert response.status_code == 200
+    assert entries(acme.tenant, "tenant.changed") == []
+
+
+def test_the_filter_of_time_widens_with_a_click(operator: Client, acme: Onboarded) -> None:
+    for when in ("hour", "day", "week", "all"):
+        listed = operator.get(page(Call), {"when": when})
+        assert acme.tenant.pk in {call.tenant_id for call in listed.context["cl"].queryset}
