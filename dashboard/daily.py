@@ -117,9 +117,7 @@ def _column_label(at: datetime, values: Sequence[int], ghost: int) -> str:
 
 
 def _table_row(at: datetime, stack: charts.Stack) -> TableRow:
-    return TableRow(
-        day_element(at), stack.values, stack.total, formatting.count(stack.ghost) if stack.ghost else ""
-    )
+    return TableRow(day_element(at), stack.values, stack.total, formatting.count(stack.ghost) if stack.ghost else "")
 
 
 def _description(*, has_ghosts: bool) -> str:

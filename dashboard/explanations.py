@@ -36,7 +36,9 @@ EXPLANATIONS = {
     "rate-limited": Explanation(
         "429",
         _("Too many calls a second"),
-        _("The plan allows so many calls a second. It protects everyone's capacity and has nothing to do with your quota."),
+        _(
+            "The plan allows so many calls a second. It protects everyone's capacity and has nothing to do with your quota."
+        ),
         NOT_BILLED,
         (
             _("Wait for the seconds in Retry-After, then try again; add a random part when many programs wait."),
@@ -60,14 +62,18 @@ EXPLANATIONS = {
     "limit-unavailable": Explanation(
         "503",
         _("The limit cannot be asked at the moment"),
-        _("Whether calls are left cannot be found out at the moment, so the call is refused rather than let through uncounted."),
+        _(
+            "Whether calls are left cannot be found out at the moment, so the call is refused rather than let through uncounted."
+        ),
         NOT_BILLED,
         (_("Try again after the seconds in Retry-After."),),
     ),
     "invalid-request": Explanation(
         "400",
         _("The request is not valid"),
-        _("Something in the address or the body is missing, unknown or out of range. The member errors names each field."),
+        _(
+            "Something in the address or the body is missing, unknown or out of range. The member errors names each field."
+        ),
         _("A call to the metered API that you sent wrong counts as a call; the management API is never billed."),
         (_("Correct the fields that errors names."),),
     ),

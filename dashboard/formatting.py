@@ -5,7 +5,17 @@ from decimal import Decimal
 # Currencies without minor units, and with thousandths (Stripe's lists: docs.stripe.com/currencies).
 WHOLE = frozenset("bif clp djf gnf jpy kmf krw mga pyg rwf ugx vnd vuv xaf xof xpf".split())  # noqa: SIM905
 THOUSANDTHS = frozenset({"bhd", "jod", "kwd", "omr", "tnd"})
-SYMBOLS = {"usd": "$", "eur": "€", "gbp": "£", "jpy": "¥", "krw": "₩", "inr": "₹", "brl": "R$", "cad": "CA$", "aud": "A$"}
+SYMBOLS = {
+    "usd": "$",
+    "eur": "€",
+    "gbp": "£",
+    "jpy": "¥",
+    "krw": "₩",
+    "inr": "₹",
+    "brl": "R$",
+    "cad": "CA$",
+    "aud": "A$",
+}
 NOTHING = "\N{EN DASH}"
 SPACE = "\N{NO-BREAK SPACE}"
 

@@ -43,9 +43,7 @@ def offers(*, account: Account) -> Offers:
     return Offers(offer(mine, is_current=True, hard_limit=account.hard_limit), tuple(sold))
 
 
-def offer(
-    version: PlanVersion, *, is_current: bool, is_custom: bool = False, hard_limit: int | None = None
-) -> Offer:
+def offer(version: PlanVersion, *, is_current: bool, is_custom: bool = False, hard_limit: int | None = None) -> Offer:
     """A version's terms, each as a name and words."""
     price = _("By agreement") if is_custom else formatting.money(version.fee_minor, version.currency)
     return Offer(

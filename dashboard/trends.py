@@ -112,9 +112,13 @@ def summary(found: Sequence[Driver], total: Driver) -> str:
     words = {"calls": formatting.count(abs(difference)), "percent": total.change.text, "driver": found[0].label}
     words["part"] = found[0].difference
     if difference > 0:
-        text = _("%(calls)s calls more than on the same days of the last period (%(percent)s); mostly %(driver)s (%(part)s).")
+        text = _(
+            "%(calls)s calls more than on the same days of the last period (%(percent)s); mostly %(driver)s (%(part)s)."
+        )
     else:
-        text = _("%(calls)s calls fewer than on the same days of the last period (%(percent)s); mostly %(driver)s (%(part)s).")
+        text = _(
+            "%(calls)s calls fewer than on the same days of the last period (%(percent)s); mostly %(driver)s (%(part)s)."
+        )
     return text % words
 
 
@@ -154,7 +158,9 @@ def figure(months: Sequence[Month], statement: Statement) -> Figure:
         line_label="",
         row_heading=_("Period (UTC)"),
         rows=tuple(
-            TableRow(dates(month.period), stack.values, stack.total, formatting.count(stack.ghost) if stack.ghost else "")
+            TableRow(
+                dates(month.period), stack.values, stack.total, formatting.count(stack.ghost) if stack.ghost else ""
+            )
             for month, stack in zip(months, stacks, strict=True)
         ),
     )

@@ -37,7 +37,7 @@ def add_usage(
     """These calls are in the rollup and the quota, in the hour and the period of `at`."""
     period = periods.containing(Allowance.objects.get(pk=key.tenant_id).anchor, at)
     answered = billable + failed
-    values = {
+    values: dict[str, Any] = {
         "tenant": key.tenant_id,
         "hour": max(periods.hour_of(at), periods.hour_of(period.start)),
         "period": period.start,
@@ -64,6 +64,12 @@ def add_days(
         for place, capability in enumerate(capabilities):
             billable = calls * (place + 2) * (weight + back % 3) // 120
             add_usage(key, at, capability=capability, billable=billable, failed=billable // 300, refused=0)
+
+
+@pytest.fixture(autouse=True)
+def _hash_passwords_fast(settings: Any) -> None:
+    """Every test has people in it, and a real hash takes a third of a second."""
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
 @dataclass(frozen=True)
