@@ -1,0 +1,156 @@
+"""What must hold between ledger, rollup, quota and leases at every commit. One checker for fault tests, `doctor` and production.
+
+Each check is one statement grouped by tenant and returns the violations it finds; none means that the invariant holds.
+Read all of them inside one `snapshot()`: numbers of two moments may differ without anything being wrong.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from django.db import connection, transaction
+
+from . import partitions
+
+DEAD_LEASE_TIMES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """What does not hold for a tenant, in words and figures."""
+
+    tenant_id: UUID
+    detail: str
+
+
+@contextmanager
+def snapshot() -> Iterator[None]:
+    """Everything read inside is of one moment (REPEATABLE READ, READ ONLY). Not inside another transaction."""
+    with transaction.atomic(durable=True):
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield
+
+
+# {where} and {and_where} may name one tenant, so that a fault test checks its own.
+QUOTAS = """
+WITH quota AS (
+    SELECT tenant_id, period_start, used, failed, refused FROM metering_quota {where}
+), hours AS (
+    SELECT tenant_id, period_start, sum(units) AS used, sum(failed) AS failed, sum(refused) AS refused
+    FROM metering_usage_hour {where} GROUP BY tenant_id, period_start
+)
+SELECT tenant_id, period_start, coalesce(q.used, 0), coalesce(h.used, 0), coalesce(q.failed, 0), coalesce(h.failed, 0),
+       coalesce(q.refused, 0), coalesce(h.refused, 0)
+FROM quota q FULL JOIN hours h USING (tenant_id, period_start)
+WHERE (coalesce(q.used, 0), coalesce(q.failed, 0), coalesce(q.refused, 0))
+   <> (coalesce(h.used, 0), coalesce(h.failed, 0), coalesce(h.refused, 0))
+ORDER BY tenant_id, period_start
+"""
+RESERVED = """
+WITH quota AS (
+    SELECT tenant_id, period_start, reserved FROM metering_quota {where}
+), leases AS (
+    SELECT tenant_id, period_start, sum(units) AS units FROM metering_lease {where} GROUP BY tenant_id, period_start
+)
+SELECT tenant_id, period_start, coalesce(q.reserved, 0), coalesce(l.units, 0)
+FROM quota q FULL JOIN leases l USING (tenant_id, period_start)
+WHERE coalesce(q.reserved, 0) <> coalesce(l.units, 0)
+ORDER BY tenant_id, period_start
+"""
+CALL_LOG = """
+WITH log AS (
+    SELECT tenant_id, date_trunc('hour', occurred_at, 'UTC') AS hour, sum(units) AS units,
+           coalesce(sum(calls) FILTER (WHERE outcome = 'billable'), 0) AS billable,
+           coalesce(sum(calls) FILTER (WHERE outcome = 'failed'), 0) AS failed,
+           coalesce(sum(calls) FILTER (WHERE outcome = 'refused'), 0) AS refused
+    FROM metering_call WHERE occurred_at >= %(since)s {and_where} GROUP BY 1, 2
+), hours AS (
+    SELECT tenant_id, hour, sum(units) AS units, sum(billable) AS billable, sum(failed) AS failed, sum(refused) AS refused
+    FROM metering_usage_hour WHERE hour >= %(since)s {and_where} GROUP BY 1, 2
+)
+SELECT tenant_id, min(hour), count(*), sum(coalesce(c.units, 0)), sum(coalesce(h.units, 0)),
+       sum(abs(coalesce(c.units, 0) - coalesce(h.units, 0)) + abs(coalesce(c.billable, 0) - coalesce(h.billable, 0))
+           + abs(coalesce(c.failed, 0) - coalesce(h.failed, 0)) + abs(coalesce(c.refused, 0) - coalesce(h.refused, 0)))
+FROM log c FULL JOIN hours h USING (tenant_id, hour)
+WHERE (coalesce(c.units, 0), coalesce(c.billable, 0), coalesce(c.failed, 0), coalesce(c.refused, 0))
+   <> (coalesce(h.units, 0), coalesce(h.billable, 0), coalesce(h.failed, 0), coalesce(h.refused, 0))
+GROUP BY tenant_id ORDER BY tenant_id
+"""
+SET_ASIDE = "SELECT tenant_id, count(*), sum(calls), min(at) FROM metering_setaside {where} GROUP BY tenant_id ORDER BY tenant_id"
+DEAD_LEASES = """
+SELECT tenant_id, count(*), sum(units), min(granted_at) FROM metering_lease l
+LEFT JOIN metering_process p ON p.id = l.process_id
+WHERE greatest(coalesce(p.expires_at, l.granted_at), l.granted_at)
+      < clock_timestamp() - make_interval(secs => %(lease_seconds)s * %(times)s) {and_where}
+GROUP BY tenant_id ORDER BY tenant_id
+"""
+
+
+def quotas_equal_usage_hours(*, tenant_id: UUID | None = None) -> list[Violation]:
+    """I4: what a quota counts as used, failed and refused is the sum of the period's usage hours."""
+    return [
+        Violation(
+            tenant,
+            f"period of {start:%Y-%m-%d}: quota says used {used}, failed {failed}, refused {refused}; "
+            f"usage hours say {hours_used}, {hours_failed}, {hours_refused}",
+        )
+        for tenant, start, used, hours_used, failed, hours_failed, refused, hours_refused in _rows(QUOTAS, tenant_id)
+    ]
+
+
+def reserved_equals_leases(*, tenant_id: UUID | None = None) -> list[Violation]:
+    """I4: what a quota counts as reserved is the sum of the period's lease rows."""
+    return [
+        Violation(tenant, f"period of {start:%Y-%m-%d}: reserved {reserved}, leases hold {held}")
+        for tenant, start, reserved, held in _rows(RESERVED, tenant_id)
+    ]
+
+
+def usage_hours_equal_call_log(*, since: datetime, tenant_id: UUID | None = None) -> list[Violation]:
+    """I4: each usage hour from `since` (a day that the call log keeps) is the sum of its calls, by outcome and units."""
+    return [
+        Violation(
+            tenant,
+            f"{hours} hour(s) from {first:%Y-%m-%d %H}h (UTC) differ by {difference} in all: "
+            f"{logged} units in the call log, {rolled_up} in the usage hours",
+        )
+        for tenant, first, hours, logged, rolled_up, difference in _rows(CALL_LOG, tenant_id, since=since)
+    ]
+
+
+def nothing_is_set_aside(*, tenant_id: UUID | None = None) -> list[Violation]:
+    """No calls wait outside the ledger because it could not take them."""
+    return [
+        Violation(tenant, f"{calls} call(s) in {batches} batch(es) since {first:%Y-%m-%d %H:%M} (UTC)")
+        for tenant, batches, calls, first in _rows(SET_ASIDE, tenant_id)
+    ]
+
+
+def no_dead_leases(*, lease_seconds: float, tenant_id: UUID | None = None) -> list[Violation]:
+    """No lease outlives its process by ten lease times. One that does still comes back when its units are needed."""
+    return [
+        Violation(tenant, f"{units} unit(s) in {leases} lease(s) since {first:%Y-%m-%d %H:%M} (UTC)")
+        for tenant, leases, units, first in _rows(
+            DEAD_LEASES, tenant_id, lease_seconds=lease_seconds, times=DEAD_LEASE_TIMES
+        )
+    ]
+
+
+def kept_since() -> datetime | None:
+    """The first day of which the call log keeps every call: that of its oldest partition; None without one."""
+    days = [name.rpartition("_")[2] for name in partitions.names("metering_call")]
+    first = min((day for day in days if day.isdigit()), default=None)
+    return datetime.strptime(first, "%Y%m%d").replace(tzinfo=UTC) if first else None
+
+
+def _rows(sql: str, tenant_id: UUID | None, **parameters: Any) -> list[tuple[Any, ...]]:
+    condition = "tenant_id = %(tenant)s" if tenant_id is not None else "true"
+    statement = sql.format(where=f"WHERE {condition}", and_where=f"AND {condition}")
+    with connection.cursor() as cursor:
+        cursor.execute(statement, {"tenant": tenant_id, **parameters})
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+    return rows
