@@ -94,6 +94,8 @@ class AccountForm(AccountModelForm):
         if isinstance(field, forms.ModelChoiceField):
             offered = Q(tenant=None) | Q(tenant=self.instance.tenant_id) | Q(pk=self.instance.plan_version_id)
             field.queryset = PlanVersion.objects.filter(offered).select_related("plan")
+            for button in ("can_add_related", "can_change_related", "can_delete_related"):
+                setattr(field.widget, button, False)  # versions have a page of their own
 
 
 @admin.register(Account)

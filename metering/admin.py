@@ -143,16 +143,18 @@ def as_uuid(text: str) -> UUID | None:
 
 @admin.register(Call)
 class CallAdmin(OfKeyAdmin):
-    list_display = (
-        "occurred_at", "tenant", "project", "api_key", "capability", "outcome", "reason", "status", "calls", "latency", "id",
-    )  # fmt: skip
+    list_display = ("at", "tenant", "api_key", "capability", "outcome", "reason", "status", "latency", "calls")
     list_filter = (Recent, "outcome", Reason)
-    sortable_by = ("occurred_at",)
+    sortable_by = ("at",)
     search_help_text = f"Call id, tenant's name or address, or an API key. {KEY_HELP}"
     fields = (
         "id", "tenant", "project", "api_key", "capability", "outcome", "reason", "status", "calls", "units", "latency",
         "occurred_at", "recorded_at", "period_start", "lease_id", "batch_id",
     )  # fmt: skip
+
+    @admin.display(description="Time (UTC)", ordering="occurred_at")
+    def at(self, call: Call) -> str:
+        return f"{call.occurred_at:%Y-%m-%d %H:%M:%S}"
 
     @admin.display(description="Latency")
     def latency(self, call: Call) -> str:

@@ -346,8 +346,12 @@ class ApiKeyAdmin(ReadOnly):
 
 @admin.register(AuditEntry)
 class AuditEntryAdmin(ReadOnly):
-    list_display = ("at", "tenant", "actor", "action", "subject")
+    list_display = ("time", "tenant", "actor", "action", "subject")
     list_select_related = ("tenant",)
     search_fields = ("actor", "action", "subject", "tenant__name", "tenant__slug")
     date_hierarchy = "at"
     fields = ("at", "tenant", "actor", "action", "subject", "detail", "id")
+
+    @admin.display(description="Time (UTC)", ordering="at")
+    def time(self, entry: AuditEntry) -> str:
+        return f"{entry.at:%Y-%m-%d %H:%M:%S}"
