@@ -65,6 +65,9 @@ class Demo:
         return document
 
     def stop(self) -> int:
+        """Stops it as impatient people and wrappers do: the signal comes twice."""
+        self.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "Stopping" in self.log.read_text(), what="the beginning of the stop")
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=60)
 

@@ -1,11 +1,11 @@
 """`manage.py demo`: from a fresh clone to a running product in one command."""
 
-import signal
 from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from config import endings
 from config.demo import Demo, DemoError, Options
 from config.stack import StackError
 
@@ -25,9 +25,7 @@ class Command(BaseCommand):
         parser.add_argument("--fresh", action="store_true", help="forget what an earlier demo in the state folder kept")
 
     def handle(self, **options: Any) -> None:
-        # A shell starts background jobs with SIGINT ignored, and SIGTERM would end us before the children.
-        for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(ending, signal.default_int_handler)
+        endings.raise_on_first()
         demo = Demo(
             Options(
                 host=options["host"],

@@ -1,24 +1,15 @@
 """`manage.py stack`: PostgreSQL and Valkey until stopped."""
 
-import signal
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from config import endings
 from config.stack import Stack, StackError
 
-ENDINGS = (signal.SIGINT, signal.SIGTERM)
 POLL_SECONDS = 0.2
-
-
-def interrupt(_number: int, _frame: FrameType | None) -> None:
-    """The command stops its servers; only the first signal counts, lest the next one interrupts the stopping."""
-    for ending in ENDINGS:
-        signal.signal(ending, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 class Command(BaseCommand):
@@ -31,9 +22,7 @@ class Command(BaseCommand):
         parser.add_argument("--redis-port", type=int, help="default: a free one")
 
     def handle(self, **options: Any) -> None:
-        # Also SIGINT: a shell starts background jobs with it ignored.
-        for ending in ENDINGS:
-            signal.signal(ending, interrupt)
+        endings.raise_on_first()
         stack = Stack(
             options["state_dir"],
             postgres_port=options["postgres_port"],
