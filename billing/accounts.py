@@ -20,6 +20,10 @@ class BillingError(Exception):
     """Base of this app's errors."""
 
 
+class NotOffered(BillingError):
+    """The version was agreed with another tenant."""
+
+
 class UnknownPlan(BillingError):
     """No plan has this code."""
 
@@ -117,7 +121,12 @@ def open_account(
 
 
 def change_plan(*, account: Account, version: PlanVersion, actor: str, now: datetime, reason: str = "") -> None:
-    """The tenant is on this version; what it used in the running period stays used. An operator says the reason."""
+    """The tenant is on this version; what it used in the running period stays used. An operator says the reason.
+
+    Raises NotOffered for a version that was agreed with another tenant.
+    """
+    if version.tenant_id not in {None, account.tenant_id}:
+        raise NotOffered(f"{version} was agreed with another tenant.")
     with transaction.atomic():
         before = str(account.plan_version)
         account.plan_version = version

@@ -43,10 +43,9 @@ def servers_are_named(**_: Any) -> list[CheckMessage]:
     if not settings.DATABASE_URL:
         found.append(Error("DATABASE_URL is not set.", hint=start, id="meterhouse.E003"))
     elif not settings.DATABASE_IS_POSTGRESQL:
-        scheme = urlsplit(settings.DATABASE_URL).scheme or "no kind of database"
         found.append(
             Error(
-                f"DATABASE_URL names {scheme}; Meterhouse counts in PostgreSQL (15 or newer) only.",
+                "DATABASE_URL is not a PostgreSQL address; Meterhouse counts in PostgreSQL (15 or newer) only.",
                 hint="Write it as postgresql://user:password@host:5432/name.",
                 id="meterhouse.E004",
             )

@@ -101,7 +101,10 @@ TEMPLATES = [
 
 # -- Data ------------------------------------------------------------------------------------------------------------
 DATABASE_URL = env.str("DATABASE_URL", "")
-DATABASE_IS_POSTGRESQL = urlsplit(DATABASE_URL).scheme in {"postgresql", "postgres"}
+try:
+    DATABASE_IS_POSTGRESQL = urlsplit(DATABASE_URL).scheme in {"postgresql", "postgres"} and urlsplit(DATABASE_URL).port != 0
+except ValueError:  # a port that is no number
+    DATABASE_IS_POSTGRESQL = False
 DATABASES = {
     "default": {
         # The checks name an address that is missing or is not PostgreSQL's; until then nothing may connect anywhere.

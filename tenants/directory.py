@@ -15,6 +15,10 @@ class SlugTaken(TenantsError):
     """Another tenant has this address."""
 
 
+class ProjectExists(TenantsError):
+    """The tenant has a project of this name."""
+
+
 class ProjectLimitReached(TenantsError):
     """The plan allows no further project."""
 
@@ -44,12 +48,15 @@ def add_member(*, tenant: Tenant, user: User, role: Role, actor: str) -> Members
 
 
 def add_project(*, tenant: Tenant, name: str, actor: str) -> Project:
-    """A project exists; raises ProjectLimitReached when the plan allows no further one."""
+    """A project exists; raises ProjectLimitReached when the plan allows no further one, ProjectExists for a taken name."""
     with transaction.atomic():
         locked = Tenant.objects.select_for_update().get(pk=tenant.pk)
         count = locked.projects.count()
         if locked.max_projects is not None and count >= locked.max_projects:
             raise ProjectLimitReached(f"The plan allows {locked.max_projects} project(s); {count} exist.")
-        project = Project.objects.create(tenant=tenant, name=name, slug=slugify(name)[:60] or f"project-{count + 1}")
+        slug = slugify(name)[:60] or f"project-{count + 1}"
+        project, is_new = Project.objects.get_or_create(tenant=tenant, slug=slug, defaults={"name": name})
+        if not is_new:
+            raise ProjectExists(f"There is a project '{project.name}' already.")
         audit.record(tenant=tenant, actor=actor, action="project.added", subject=project.slug)
     return project

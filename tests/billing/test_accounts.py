@@ -48,6 +48,12 @@ def test_a_version_that_was_left_still_cannot_be_changed(db: None, make_tenant: 
         PlanVersion.objects.filter(pk=left.pk).update(included=8)
 
 
+def test_terms_agreed_with_another_tenant_are_not_offered(db: None, make_tenant: MakeTenant, now: datetime) -> None:
+    acme, globex = make_tenant(included=500), make_tenant("Globex")
+    with pytest.raises(accounts.NotOffered):
+        accounts.change_plan(account=globex.account, version=acme.account.plan_version, actor="test", now=now)
+
+
 def test_an_unused_version_can_be_changed(db: None) -> None:
     fresh = PlanVersion.objects.create(
         plan=Plan.objects.get(code="free"), number=99, fee_minor=0, included=1, policy="block", burst_per_second=1,

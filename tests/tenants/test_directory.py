@@ -25,6 +25,14 @@ def test_a_plan_limits_projects(db: None, make_tenant: MakeTenant) -> None:
         directory.add_project(tenant=acme.tenant, name="Four", actor="test")
 
 
+def test_a_project_name_is_taken_once(db: None, make_tenant: MakeTenant) -> None:
+    acme, globex = make_tenant(plan="launch"), make_tenant("Globex", plan="launch")
+    directory.add_project(tenant=acme.tenant, name="Data Lake", actor="test")
+    with pytest.raises(directory.ProjectExists, match="'Data Lake'"):
+        directory.add_project(tenant=acme.tenant, name="data lake", actor="test")
+    directory.add_project(tenant=globex.tenant, name="Data Lake", actor="test")
+
+
 def test_members_have_one_role_each(db: None, make_tenant: MakeTenant) -> None:
     acme = make_tenant()
     directory.add_member(tenant=acme.tenant, user=acme.user, role=Role.VIEWER, actor="test")
