@@ -81,10 +81,13 @@ class Loader:
         loaded = 0
         days = [list(day) for _, day in groupby(cells, key=lambda cell: cell.hour // DAY)]
         with ThreadPoolExecutor(max_workers=1) as ahead:
-            for entries in ahead.map(lambda day: tuple(self.calls(day)), days):
+            for entries in ahead.map(self._ordered, days):
                 recorder.commit(raw, recorder.Batch(entries, {}))
                 loaded += len(entries)
         return loaded
+
+    def _ordered(self, cells: list[Cell]) -> tuple[recorder.Entry, ...]:
+        return tuple(sorted(self.calls(cells), key=lambda entry: entry.occurred_at))
 
     def calls(self, cells: list[Cell]) -> Iterator[recorder.Entry]:
         """Single calls whose sum the cells are."""

@@ -84,15 +84,15 @@ ACME = TenantStory(
     used=596_318,
     monthly_growth=1.045,
     # The mobile app's launch five months ago, and a campaign at the start of this period.
-    episodes=(Episode(LONG_AGO, 152, 0.62), Episode(151, 146, 1.5), Episode(19, 12, 2.0), Episode(11, 9, 1.3)),
+    episodes=(Episode(LONG_AGO, 152, 0.62), Episode(151, 146, 1.5), Episode(18, 12, 1.35)),
     keys=(
         KeyStory(
             "Web backend",
             "Production",
             (
-                Stream("auth", 0.24, Rhythm.EVENING),
-                Stream("database", 0.27, Rhythm.EVENING),
-                Stream("storage", 0.08, Rhythm.EVENING, failed_share=0.004),
+                Stream("auth", 0.24, Rhythm.OFFICE),
+                Stream("database", 0.27, Rhythm.OFFICE),
+                Stream("storage", 0.08, Rhythm.OFFICE, failed_share=0.004),
             ),
         ),
         KeyStory(
