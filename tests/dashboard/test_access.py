@@ -20,21 +20,21 @@ def tenant_pages() -> Iterator[str]:
             yield pattern.name
 
 
-@pytest.mark.parametrize("page", list(tenant_pages()))
-def test_initech_sees_nothing_of_acme(visit: Visit, page: str) -> None:
+@pytest.mark.parametrize("name", list(tenant_pages()))
+def test_initech_sees_nothing_of_acme(visit: Visit, name: str) -> None:
     acme, initech = visit("Acme"), visit("Initech")
-    address = reverse(page, args=[acme.slug])
+    address = reverse(name, args=[acme.slug])
     assert acme.client.get(address).status_code == 200
     for headers in ({}, {"HX-Request": "true"}):
         answer = initech.client.get(address, headers=headers)
         assert answer.status_code == 404
         assert acme.owned.tenant.email not in answer.content.decode()
-    assert initech.client.get(reverse(page, args=["no-such-tenant"])).status_code == 404
+    assert initech.client.get(reverse(name, args=["no-such-tenant"])).status_code == 404
 
 
-@pytest.mark.parametrize("page", list(tenant_pages()))
-def test_signed_out_visitors_are_sent_to_sign_in(visit: Visit, page: str) -> None:
-    address = reverse(page, args=[visit().slug])
+@pytest.mark.parametrize("name", list(tenant_pages()))
+def test_signed_out_visitors_are_sent_to_sign_in(visit: Visit, name: str) -> None:
+    address = reverse(name, args=[visit().slug])
     answer = Client().get(address)
     assert answer.status_code == 302
     assert answer["Location"] == f"/login?next={address}"

@@ -125,11 +125,11 @@ def test_a_quiet_tenant_has_no_strip(visit: Visit) -> None:
     assert 'id="notice"' not in acme.page()
 
 
-@pytest.mark.parametrize("page", ["", "invoice"])
-def test_nothing_is_projected_in_the_first_tenth(visit: Visit, page: str) -> None:
+@pytest.mark.parametrize("name", ["", "invoice"])
+def test_nothing_is_projected_in_the_first_tenth(visit: Visit, name: str) -> None:
     acme = visit(plan="launch", into=timedelta(days=1))
     add_usage(acme.owned.key, timezone.now(), billable=6000)
-    text = words(acme.page(page))
+    text = words(acme.page(name))
     assert "Too early in the period to say; shown from" in text
     assert "likely" not in text.lower()
 
@@ -244,14 +244,14 @@ def test_an_unknown_problem_is_not_found(db: None, client: Client) -> None:
 
 
 # -- How pages are answered ------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("page", EVERY_PAGE)
-def test_htmx_gets_the_region_and_everybody_else_the_page(visit: Visit, page: str) -> None:
+@pytest.mark.parametrize("name", EVERY_PAGE)
+def test_htmx_gets_the_region_and_everybody_else_the_page(visit: Visit, name: str) -> None:
     acme = busy(visit)
-    address = f"/t/{acme.slug}/{page}"
+    address = f"/t/{acme.slug}/{name}"
     whole, part = acme.client.get(address), acme.client.get(address, headers=HTMX)
     assert "<!doctype html>" in whole.content.decode()
     assert "<html" not in part.content.decode()
-    assert "UTC" in part.content.decode() or page == "plan"
+    assert "UTC" in part.content.decode() or name == "plan"
     for answer in (whole, part):
         assert "HX-Request" in answer["Vary"]
         assert "no-store" in answer["Cache-Control"]
@@ -259,11 +259,11 @@ def test_htmx_gets_the_region_and_everybody_else_the_page(visit: Visit, page: st
     assert "<!doctype html>" in back.content.decode()
 
 
-@pytest.mark.parametrize("page", ["", "usage", "usage?by=key"])
-def test_a_poll_asks_few_questions(visit: Visit, page: str, django_assert_max_num_queries: Any) -> None:
+@pytest.mark.parametrize("name", ["", "usage", "usage?by=key"])
+def test_a_poll_asks_few_questions(visit: Visit, name: str, django_assert_max_num_queries: Any) -> None:
     acme = busy(visit)
     with django_assert_max_num_queries(12):
-        acme.page(page, headers=HTMX)
+        acme.page(name, headers=HTMX)
 
 
 def test_no_page_needs_a_weaker_policy(visit: Visit, client: Client) -> None:
@@ -291,11 +291,11 @@ def test_links_lead_to_pages_that_exist(visit: Visit) -> None:
         assert acme.client.get(link).status_code in (200, 302), link
 
 
-@pytest.mark.parametrize("page", EVERY_PAGE)
-def test_every_amount_and_date_survives_another_language(visit: Visit, page: str) -> None:
+@pytest.mark.parametrize("name", EVERY_PAGE)
+def test_every_amount_and_date_survives_another_language(visit: Visit, name: str) -> None:
     """Coordinates keep their point and numbers their commas where a language would write them otherwise."""
     acme = busy(visit)
-    html = acme.page(page, headers={"Accept-Language": "de"})
+    html = acme.page(name, headers={"Accept-Language": "de"})
     assert not re.search(r'(?:x|y|width|height)="\d+,\d+', html)
 
 
