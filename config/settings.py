@@ -102,7 +102,9 @@ TEMPLATES = [
 # -- Data ------------------------------------------------------------------------------------------------------------
 DATABASE_URL = env.str("DATABASE_URL", "")
 try:
-    DATABASE_IS_POSTGRESQL = urlsplit(DATABASE_URL).scheme in {"postgresql", "postgres"} and urlsplit(DATABASE_URL).port != 0
+    DATABASE_IS_POSTGRESQL = (
+        urlsplit(DATABASE_URL).scheme in {"postgresql", "postgres"} and urlsplit(DATABASE_URL).port != 0
+    )
 except ValueError:  # a port that is no number
     DATABASE_IS_POSTGRESQL = False
 DATABASES = {
@@ -212,11 +214,15 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
+    # A view may answer 5xx on purpose, and says so in its answer; what is ours to mend arrives with a traceback.
+    "filters": {
+        "with_traceback": {"()": "django.utils.log.CallbackFilter", "callback": lambda record: bool(record.exc_info)}
+    },
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", "INFO")},
     "loggers": {
         "django": {"handlers": [], "level": "INFO", "propagate": True},
-        "django.request": {"level": "ERROR"},  # a 4xx is the caller's affair, not a line of ours
+        "django.request": {"level": "ERROR", "filters": ["with_traceback"]},  # a 4xx is the caller's affair
         "django.server": {"level": "ERROR"},
     },
 }

@@ -1,4 +1,4 @@
-"""Pytest plugin, loaded before Django's settings: a PostgreSQL and a Valkey for this test run, and the environment.
+"""Used before Django's settings are read: a PostgreSQL and a Valkey for this test run, and the environment.
 
 DATABASE_URL and REDIS_URL, when set, are used instead. Worker processes of pytest-xdist inherit what the first one set.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from config.stack import Stack
 
 ENVIRONMENT = {
+    "DJANGO_SETTINGS_MODULE": "config.settings",
     "SECRET_KEY": "only-for-tests-0123456789-abcdefghijklmnopqrstuvwxyz",
     "API_KEY_SECRET": "only-for-tests-9876543210-zyxwvutsrqponmlkjihgfedcba",
     "PUBLIC_URL": "http://127.0.0.1:8000",
@@ -33,6 +34,8 @@ def _start() -> None:
     os.environ.update(DATABASE_URL=urls.database_url, REDIS_URL=urls.redis_url)
 
 
-os.environ.update(ENVIRONMENT)
-if not (os.environ.get("DATABASE_URL") and os.environ.get("REDIS_URL")):
-    _start()
+def provide() -> None:
+    """The environment of this test run is set, and the servers that it names run."""
+    os.environ.update(ENVIRONMENT)
+    if not (os.environ.get("DATABASE_URL") and os.environ.get("REDIS_URL")):
+        _start()
