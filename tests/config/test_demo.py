@@ -122,7 +122,9 @@ def test_other_commands_work_with_its_environment(demo: Demo) -> None:
     done = subprocess.run([*command, "--plan", "free", "--json"], cwd=ROOT, env=env, capture_output=True, check=True)
     made = json.loads(done.stdout.splitlines()[-1])
     assert get(address(document), "/sandbox/v1/auth/session", made["api_key"]).status == 200
-    healthy = wait_until(lambda: (said := doctor(env)).returncode == 0 and said, seconds=40, what="a clean bill of health")
+    healthy = wait_until(
+        lambda: (said := doctor(env)).returncode == 0 and said, seconds=40, what="a clean bill of health"
+    )
     assert "problem" not in healthy.stdout
 
 
