@@ -11,6 +11,7 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("admin", RedirectView.as_view(url="/admin/")),
     path("api/v1/", include("billing.urls")),
+    path("favicon.ico", RedirectView.as_view(url="/static/favicon.svg")),
     path("livez", health.livez),
     path("readyz", health.readyz),
 ]
