@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from uuid import UUID
 
 import redis
@@ -62,7 +63,9 @@ class Burst:
         """0.0 when one more call is allowed (and taken), else the seconds until it would be."""
         now = time.monotonic()
         with self._lock:
-            tokens = self._tokens.setdefault(name, Tokens())
+            tokens = self._tokens.get(name)
+            if tokens is None:
+                tokens = self._tokens[name] = Tokens()
             if tokens.left and now < tokens.good_until:
                 tokens.left -= 1
                 return 0.0
@@ -113,6 +116,7 @@ class Burst:
 burst = Burst()
 
 
+@lru_cache(maxsize=FORGET_ABOVE)
 def tenant_limit(tenant_id: UUID) -> str:
     """Name of a tenant's limit on metered calls."""
     return f"tenant:{tenant_id}"

@@ -22,7 +22,10 @@ from .recorder import Entry, call_id
 
 CAPABILITY = re.compile(r"[a-z][a-z0-9_.-]{0,59}")
 UNBOUNDED = 999_999_999_999_999  # the largest integer that a structured field carries (RFC 9651, 3.3.1)
-NOT_BILLED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS}
+# Plain values: a member's own comparison and `.value` cost every call a Python function.
+NOT_BILLED = {HTTPStatus.UNAUTHORIZED.value, HTTPStatus.FORBIDDEN.value, HTTPStatus.TOO_MANY_REQUESTS.value}
+SERVER_ERROR = HTTPStatus.INTERNAL_SERVER_ERROR.value
+BILLABLE, FAILED, REFUSED = Outcome.BILLABLE.value, Outcome.FAILED.value, Outcome.REFUSED.value
 _known_capabilities: set[str] = set()
 _lock = threading.Lock()
 
@@ -114,18 +117,18 @@ def _check_burst(call: MeteredCall, ticket: Ticket) -> None:
 def close_call(call: MeteredCall, *, status: int, latency_us: int) -> None:
     """The answered call is in the recorder; a unit that is not billed has been given back."""
     meter = engine()
-    ticket, outcome, units, lease_id = call.ticket, Outcome.REFUSED, 0, None
+    ticket, outcome, units, lease_id = call.ticket, REFUSED, 0, None
     if ticket is not None:
         if is_billable(status):
-            outcome, units = Outcome.BILLABLE, 1
+            outcome, units = BILLABLE, 1
             lease_id = ticket.lease.id if ticket.lease is not None else None
         else:
-            outcome = Outcome.FAILED
+            outcome = FAILED
             meter.give_back(ticket)
     caller, bounds = call.caller, call.bounds
     meter.record(
         Entry(
-            call.id, caller.tenant_id, caller.project_id, caller.key_id, call.capability, outcome.value, call.reason,
+            call.id, caller.tenant_id, caller.project_id, caller.key_id, call.capability, outcome, call.reason,
             status, units, min(max(latency_us, 0), 2**31 - 1), call.occurred_at, bounds.start, bounds.end, lease_id,
         )
     )  # fmt: skip
@@ -133,7 +136,7 @@ def close_call(call: MeteredCall, *, status: int, latency_us: int) -> None:
 
 def is_billable(status: int) -> bool:
     """Whether an answer with this status is billed: below 500 and not 401, 403 or 429."""
-    return status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in NOT_BILLED
+    return status < SERVER_ERROR and status not in NOT_BILLED
 
 
 def check_capability(capability: object) -> None:

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from django.conf import settings
@@ -110,8 +110,7 @@ class Holding:
         return max(0, self.bounds.included - self.used - self.pending)
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(NamedTuple):
     """A unit that was admitted: out of which lease (None: admitted openly during an outage), when, in which period."""
 
     holding: Holding

@@ -6,14 +6,15 @@ every commit. Fails towards keeping: what cannot be committed now stays and is s
 """
 
 import logging
-import secrets
+import os
 import threading
 import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
@@ -27,8 +28,7 @@ HOUR = 3600.0
 REFUSED_ROWS = 100  # refused calls of one key, capability and reason that a batch logs one by one; the rest share a row
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One answered call. Instants are seconds since the epoch by database time."""
 
     id: UUID
@@ -83,9 +83,8 @@ class Settled:
 def call_id(occurred_at: float) -> UUID:
     """A version 7 UUID (RFC 9562): it begins with the call's time, so a call is found by its id without an index of its own."""
     milliseconds = int(occurred_at * 1000)
-    return UUID(
-        int=(milliseconds << 80) | (0x7 << 76) | (secrets.randbits(12) << 64) | (0b10 << 62) | secrets.randbits(62)
-    )
+    chance = int.from_bytes(os.urandom(10), "big")
+    return UUID(int=(milliseconds << 80) | (0x7 << 76) | (chance >> 68 << 64) | (0b10 << 62) | (chance & (2**62 - 1)))
 
 
 class Buffer:
@@ -99,7 +98,7 @@ class Buffer:
 
     def append(self, entry: Entry) -> None:
         self._entries.append(entry)
-        if len(self._entries) >= self._flush_calls:
+        if len(self._entries) >= self._flush_calls and not self.wake.is_set():
             self.wake.set()
 
     @property
@@ -162,7 +161,7 @@ SETTLE_LEASES = """
 UPDATE metering_lease l SET units = l.units - least(coalesce(n.units, l.units), l.units)
 FROM unnest(%s::uuid[], %s::uuid[], %s::bigint[]) AS n (tenant_id, id, units), metering_lease before
 WHERE l.tenant_id = n.tenant_id AND l.id = n.id AND before.tenant_id = n.tenant_id AND before.id = n.id
-RETURNING l.tenant_id, l.period_start, before.units - l.units
+RETURNING l.tenant_id, l.period_start, before.units - l.units, l.units = 0
 """
 DROP_EMPTY = (
     "DELETE FROM metering_lease WHERE units = 0 AND (tenant_id, id) IN (SELECT * FROM unnest(%s::uuid[], %s::uuid[]))"
@@ -207,7 +206,10 @@ def _quotas(connection: Connection, batch: Batch) -> Quotas:
     """What the batch does to each quota row; rows of leases that only go back are found by their lease."""
     quotas: Quotas = {}
     for entry in batch.entries:
-        change = quotas.setdefault((entry.tenant_id, entry.period_start), QuotaChange(entry.period_end))
+        key = (entry.tenant_id, entry.period_start)
+        change = quotas.get(key)
+        if change is None:
+            change = quotas[key] = QuotaChange(entry.period_end)
         change.used += entry.units
         if entry.outcome == "failed":
             change.failed += entry.calls
@@ -218,7 +220,7 @@ def _quotas(connection: Connection, batch: Batch) -> Quotas:
             "SELECT DISTINCT l.tenant_id, extract(epoch FROM l.period_start)::float8, extract(epoch FROM q.period_end)::float8 "
             "FROM unnest(%s::uuid[], %s::uuid[]) AS n (tenant_id, id) JOIN metering_lease l USING (tenant_id, id) "
             "JOIN metering_quota q USING (tenant_id, period_start)",
-            ([key[0] for key in batch.returns], [key[1] for key in batch.returns]),
+            (_array(key[0] for key in batch.returns), _array(key[1] for key in batch.returns)),
         ).fetchall()
         for tenant_id, start, end in rows:
             quotas.setdefault((tenant_id, start), QuotaChange(end))
@@ -226,11 +228,11 @@ def _quotas(connection: Connection, batch: Batch) -> Quotas:
 
 
 def _lock(connection: Connection, quotas: Quotas) -> None:
-    tenants = [tenant_id for tenant_id, _ in quotas]
-    starts = [_utc(start) for _, start in quotas]
+    tenants = _array(tenant_id for tenant_id, _ in quotas)
+    starts = _array(_utc(start) for _, start in quotas)
     locked = connection.execute(LOCK, (tenants, starts)).rowcount
     if locked < len(quotas):  # a period that opened during an outage
-        connection.execute(OPEN, (tenants, starts, [_utc(change.period_end) for change in quotas.values()]))
+        connection.execute(OPEN, (tenants, starts, _array(_utc(change.period_end) for change in quotas.values())))
         connection.execute(LOCK, (tenants, starts))
 
 
@@ -252,22 +254,59 @@ def _thinned(entries: Iterable[Entry]) -> Iterator[Entry]:
         else:
             folded.setdefault(kind, entry)
     for kind, entry in folded.items():
-        yield replace(entry, calls=seen[kind] - REFUSED_ROWS + 1)
+        yield entry._replace(calls=seen[kind] - REFUSED_ROWS + 1)
 
 
 def _log(connection: Connection, entries: list[Entry], batch_id: UUID) -> None:
+    batch = str(batch_id)
     lines = [
-        f"{e.tenant_id}\t{_utc(e.occurred_at)}\t{e.id}\t{_utc(e.period_start)}\t{e.project_id}\t{e.key_id}\t{_text(e.capability)}\t"
-        f"{e.outcome}\t{_text(e.reason)}\t{e.status}\t{e.calls}\t{e.units}\t{e.latency_us}\t{e.lease_id or _NULL}\t{batch_id}\n"
+        f"{_uuid(e.tenant_id)}\t{_instant(e.occurred_at)}\t{e.id}\t{_start(e.period_start)}\t{e.project_id}\t{e.key_id}\t"
+        f"{_text(e.capability)}\t{e.outcome}\t{_text(e.reason)}\t{e.status}\t{e.calls}\t{e.units}\t{e.latency_us}\t"
+        f"{_uuid(e.lease_id) if e.lease_id else _NULL}\t{batch}\n"
         for e in entries
     ]
     with connection.cursor() as cursor, cursor.copy(LOG) as copy:
         copy.write("".join(lines))
 
 
+@dataclass(slots=True)
+class HourChange:
+    billable: int = 0
+    units: int = 0
+    failed: int = 0
+    refused: int = 0
+    latencies: dict[int, int] = field(default_factory=dict)  # bucket -> answered calls
+
+
 def _roll_up(connection: Connection, entries: list[Entry]) -> None:
-    hours: dict[tuple[Any, ...], list[int]] = {}
-    latencies: dict[tuple[Any, ...], dict[int, int]] = {}
+    hours = _hours(entries)
+    if not hours:
+        return
+    keys = sorted(hours)
+    changes = [hours[key] for key in keys]
+    trimmed = [histogram.trimmed(change.latencies) for change in changes]
+    connection.execute(
+        ROLL_UP,
+        (
+            _array(key[0] for key in keys),
+            _array(_utc(key[1]) for key in keys),
+            _array(_utc(key[2]) for key in keys),
+            _array(key[3] for key in keys),
+            _array(key[4] for key in keys),
+            [key[5] for key in keys],
+            _array(change.billable for change in changes),
+            _array(change.units for change in changes),
+            _array(change.failed for change in changes),
+            _array(change.refused for change in changes),
+            _array(counts.start for counts in trimmed),
+            [_array(counts.counts) for counts in trimmed],
+        ),
+    )
+
+
+def _hours(entries: list[Entry]) -> dict[tuple[Any, ...], HourChange]:
+    """What the entries add to each row of the rollup, by its key."""
+    hours: dict[tuple[Any, ...], HourChange] = {}
     for e in entries:
         key = (
             e.tenant_id,
@@ -277,32 +316,20 @@ def _roll_up(connection: Connection, entries: list[Entry]) -> None:
             e.key_id,
             _storable(e.capability),
         )
-        sums = hours.setdefault(key, [0, 0, 0, 0])
+        change = hours.get(key)
+        if change is None:
+            change = hours[key] = HourChange()
+        if e.outcome == "refused":
+            change.refused += e.calls
+            continue
         if e.outcome == "billable":
-            sums[0] += e.calls
-            sums[1] += e.units
+            change.billable += e.calls
+            change.units += e.units
         else:
-            sums[2 if e.outcome == "failed" else 3] += e.calls
-        if e.outcome != "refused":
-            counts = latencies.setdefault(key, {})
-            bucket = histogram.bucket(e.latency_us)
-            counts[bucket] = counts.get(bucket, 0) + 1
-    if not hours:
-        return
-    keys = sorted(hours)
-    trimmed = [histogram.trimmed(latencies.get(key, {})) for key in keys]
-    connection.execute(
-        ROLL_UP,
-        (
-            [key[0] for key in keys],
-            [_utc(key[1]) for key in keys],
-            [_utc(key[2]) for key in keys],
-            *([key[column] for key in keys] for column in (3, 4, 5)),
-            *([hours[key][column] for key in keys] for column in range(4)),
-            [counts.start for counts in trimmed],
-            ["{" + ",".join(map(str, counts.counts)) + "}" for counts in trimmed],
-        ),
-    )
+            change.failed += e.calls
+        bucket = histogram.bucket(e.latency_us)
+        change.latencies[bucket] = change.latencies.get(bucket, 0) + 1
+    return hours
 
 
 def _settle_leases(connection: Connection, batch: Batch, quotas: Quotas) -> None:
@@ -315,14 +342,15 @@ def _settle_leases(connection: Connection, batch: Batch, quotas: Quotas) -> None
     if not leaving:
         return
     keys = sorted(leaving)
-    tenants, ids = [key[0] for key in keys], [key[1] for key in keys]
-    rows = connection.execute(SETTLE_LEASES, (tenants, ids, [leaving[key] for key in keys])).fetchall()
-    for tenant_id, period_start, units in rows:
+    tenants, ids = _array(key[0] for key in keys), _array(key[1] for key in keys)
+    rows = connection.execute(SETTLE_LEASES, (tenants, ids, _array(leaving[key] for key in keys))).fetchall()
+    for tenant_id, period_start, units, _ in rows:
         change = quotas.get((tenant_id, period_start.timestamp()))
         if change is None:  # a grant whose answer was lost committed a moment ago: its quota row is not locked yet
             raise psycopg.errors.SerializationFailure("A lease appeared during the flush.")
         change.released += units
-    connection.execute(DROP_EMPTY, (tenants, ids))
+    if any(is_empty for *_, is_empty in rows):
+        connection.execute(DROP_EMPTY, (tenants, ids))
 
 
 def _settle_quotas(connection: Connection, quotas: Quotas) -> list[Settled]:
@@ -331,12 +359,12 @@ def _settle_quotas(connection: Connection, quotas: Quotas) -> list[Settled]:
     rows = connection.execute(
         SETTLE_QUOTA,
         (
-            [tenant_id for tenant_id, _ in quotas],
-            [_utc(start) for _, start in quotas],
-            [change.used for change in quotas.values()],
-            [change.released for change in quotas.values()],
-            [change.failed for change in quotas.values()],
-            [change.refused for change in quotas.values()],
+            _array(tenant_id for tenant_id, _ in quotas),
+            _array(_utc(start) for _, start in quotas),
+            _array(change.used for change in quotas.values()),
+            _array(change.released for change in quotas.values()),
+            _array(change.failed for change in quotas.values()),
+            _array(change.refused for change in quotas.values()),
         ),
     ).fetchall()
     return [Settled(*row) for row in rows]
@@ -345,7 +373,7 @@ def _settle_quotas(connection: Connection, quotas: Quotas) -> list[Settled]:
 def set_aside(connection: Connection, batch: Batch, error: psycopg.Error) -> None:
     """Records that the ledger cannot take are kept with the reason; their leases expire with the process."""
     tenant_id = batch.entries[0].tenant_id if batch.entries else next(iter(batch.returns))[0]
-    records = [{name: str(getattr(entry, name)) for name in Entry.__slots__} for entry in batch.entries]
+    records = [{name: str(getattr(entry, name)) for name in Entry._fields} for entry in batch.entries]
     logger.error("%d calls of tenant %s set aside: %s", len(batch.entries), tenant_id, error)
     connection.execute(
         "INSERT INTO metering_setaside (id, tenant_id, at, calls, error, records) VALUES (%s, %s, clock_timestamp(), %s, %s, %s) "
@@ -357,15 +385,41 @@ def set_aside(connection: Connection, batch: Batch, error: psycopg.Error) -> Non
 _NULL = "\\N"
 
 
+def _array(values: Iterable[object]) -> str:
+    """An array literal of values whose text needs no quotes. psycopg's own takes 2 us for each element, this 0.3."""
+    return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"
+
+
 def _utc(epoch: float) -> datetime:
     return datetime.fromtimestamp(epoch, UTC)
 
 
+# The same few tenants, leases, periods and texts come again and again in a batch: their text is made once.
+_uuid = lru_cache(maxsize=1024)(str)
+
+
+@lru_cache(maxsize=1024)
+def _start(epoch: float) -> str:
+    return str(_utc(epoch))
+
+
+def _instant(epoch: float) -> str:
+    second, microsecond = divmod(round(epoch * 1_000_000), 1_000_000)
+    return f"{_second(second)}.{microsecond:06d}+00"
+
+
+@lru_cache(maxsize=1024)
+def _second(epoch: int) -> str:
+    return f"{_utc(epoch):%Y-%m-%d %H:%M:%S}"
+
+
+@lru_cache(maxsize=1024)
 def _storable(text: str) -> str:
     """The text without what PostgreSQL cannot store: NUL and lone surrogates."""
     return text.encode("utf-8", "replace").decode().replace("\x00", "")
 
 
+@lru_cache(maxsize=1024)
 def _text(text: str) -> str:
     """COPY's text format: backslash, tab and line ends are escaped."""
     return _storable(text).replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
