@@ -31,6 +31,7 @@ class Engine:
         self.database = Database()
         self.registration = Registration(self.clock)
         self.leases = Leases(database=self.database, clock=self.clock, process=self.registration)
+        self.registration.on_lapse = self.leases.release_all
         self.buffer = Buffer(flush_calls=settings.METERING["FLUSH_CALLS"], limit=settings.METERING["BUFFER_CALLS"])
         self._unsent: Batch | None = None
         self._flush_lock = threading.Lock()

@@ -22,6 +22,7 @@ from . import periods
 from .clock import DatabaseClock
 from .database import Database, Unreachable
 from .models import OnOutage
+from .reclaim import reclaim
 
 logger = logging.getLogger(__name__)
 FORGET_SECONDS = 60.0
@@ -150,22 +151,6 @@ FROM metering_allowance WHERE tenant_id = %(tenant)s
 ON CONFLICT (tenant_id, period_start) DO NOTHING
 """
 
-# Leases of processes that are dead: their row has expired or is gone. A database that has just come back first gives
-# everybody one lease time to renew.
-RECLAIM_LOCK = "SELECT 1 FROM metering_quota WHERE tenant_id = %(tenant)s AND period_start = %(start)s FOR UPDATE"
-RECLAIM = """
-WITH dead AS (
-    DELETE FROM metering_lease l
-    WHERE l.tenant_id = %(tenant)s AND l.period_start = %(start)s
-      AND l.granted_at < clock_timestamp() - make_interval(secs => %(lease_seconds)s)
-      AND pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => %(lease_seconds)s)
-      AND NOT EXISTS (SELECT FROM metering_process p WHERE p.id = l.process_id AND p.expires_at > clock_timestamp())
-    RETURNING units
-)
-UPDATE metering_quota SET reserved = reserved - (SELECT sum(units) FROM dead)
-WHERE tenant_id = %(tenant)s AND period_start = %(start)s AND EXISTS (SELECT FROM dead)
-"""
-
 
 class Leases:
     """The leases of this process. Safe for threads; one grant at a time per tenant."""
@@ -246,6 +231,12 @@ class Leases:
                 with holding.lock:
                     self._drop(holding)
                     holding.refusal = None
+
+    def release_all(self) -> None:
+        """No lease from before this moment is used again; what is left of them goes back, if it is still ours."""
+        for holding in list(self._leased):
+            with holding.lock:
+                self._drop(holding)
 
     def forget_idle(self) -> None:
         """Tenants that have not called for a minute take no memory."""
@@ -349,16 +340,8 @@ class Leases:
             connection.execute(OPEN_PERIOD, {"tenant": tenant_id, "start": period.start, "end": period.end})
 
     def _reclaim(self, tenant_id: UUID, bounds: Bounds) -> bool:
-        """Units of dead processes are free again; False if there were none."""
-        parameters = {
-            "tenant": tenant_id,
-            "start": bounds.period.start,
-            "lease_seconds": settings.METERING["LEASE_SECONDS"],
-        }
-        with self._database.connection() as connection, connection.transaction():
-            connection.execute(RECLAIM_LOCK, parameters)
-            reclaimed: int = connection.execute(RECLAIM, parameters).rowcount
-        return reclaimed > 0
+        with self._database.connection() as connection:
+            return reclaim(connection, tenant_id=tenant_id, period_start=bounds.period.start)
 
     def _see(self, holding: Holding, bounds: Bounds, *, used: int) -> None:
         if holding.bounds is None or holding.bounds.start != bounds.start:

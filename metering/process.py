@@ -3,6 +3,7 @@
 import os
 import socket
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from django.conf import settings
@@ -28,6 +29,7 @@ class Registration:
 
     def __init__(self, clock: DatabaseClock) -> None:
         self.id = uuid.uuid4()
+        self.on_lapse: Callable[[], None] = _nothing  # the engine sets it: leases need the registration first
         self._clock = clock
         self._good_until = float("-inf")
 
@@ -50,6 +52,8 @@ class Registration:
             },
         ).fetchone()
         assert row is not None
+        if self.is_lapsed():  # others may have reclaimed our leases before this renewal arrived
+            self.on_lapse()
         self._clock.set(database_epoch=row[0], asked=asked)
         self._good_until = asked + lease_seconds * (1 - MARGIN)
 
@@ -57,3 +61,7 @@ class Registration:
         """The process holds nothing any more."""
         connection.execute("DELETE FROM metering_process WHERE id = %s", (self.id,))
         self._good_until = float("-inf")
+
+
+def _nothing() -> None:
+    pass

@@ -8,7 +8,9 @@ from django.conf import settings
 from django.utils import timezone
 
 from . import allowances, partitions
+from .database import Database
 from .models import Allowance, Batch
+from .reclaim import reclaim_everywhere
 
 HEARTBEAT = "meterhouse:heartbeat"
 
@@ -27,6 +29,17 @@ def open_periods() -> None:
     now = timezone.now()
     for allowance in Allowance.objects.iterator():
         allowances.open_period(allowance=allowance, instant=now)
+
+
+@shared_task
+def reclaim_dead() -> None:
+    """Units that dead processes held are free again, also of tenants that do not call and of closed periods."""
+    database = Database()
+    try:
+        with database.connection() as connection:
+            reclaim_everywhere(connection)
+    finally:
+        database.close()
 
 
 @shared_task

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,11 +13,14 @@ import psycopg
 import pytest
 from django.db import connection
 from django.utils import timezone
+from pytest_django import Settings
 
 from billing.onboarding import Onboarded
-from metering import calls, engine
+from metering import calls, engine, tasks
+from metering.clock import DatabaseClock
 from metering.database import conninfo
-from metering.models import SetAside
+from metering.leases import Refused
+from metering.models import Allowance, SetAside
 from metering.recorder import Batch, Entry, call_id, commit
 from tests.conftest import ROOT, MakeTenant, environment, wait_until
 from tests.metering.ledger import books
@@ -80,7 +84,7 @@ def test_odd_text_is_recorded(committed: None, make_tenant: MakeTenant) -> None:
 
 
 def test_a_killed_process_gives_its_units_back_at_expiry(
-    committed: None, make_tenant: MakeTenant, settings: pytest.FixtureRequest
+    committed: None, make_tenant: MakeTenant, settings: Settings
 ) -> None:
     acme = make_tenant(included=40, burst_per_second=10**6)
     env = {**environment(0), "DJANGO_SETTINGS_MODULE": "config.settings", "METERING_LEASE_SECONDS": "3"}
@@ -93,7 +97,7 @@ def test_a_killed_process_gives_its_units_back_at_expiry(
     assert attempt(caller_of(acme.api_key), 5) == 0
     os.kill(holder.pid, signal.SIGKILL)
     holder.communicate()
-    settings.METERING = {**settings.METERING, "LEASE_SECONDS": 3.0}  # type: ignore[attr-defined]
+    settings.METERING = {**settings.METERING, "LEASE_SECONDS": 3.0}
     admitted = 0
 
     def try_once() -> bool:
@@ -107,6 +111,83 @@ def test_a_killed_process_gives_its_units_back_at_expiry(
     kept = books(acme.tenant.id)
     kept.assert_balanced()
     assert (kept.used, kept.reserved) == (40, 0)
+
+
+class Frozen:
+    """A monotonic clock that can be moved: what a process sees that was stopped for a while."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead
+
+
+def expire(meter: engine.Engine) -> None:
+    """What the database sees of a process that has been silent for longer than a lease lives."""
+    long_ago = timezone.now() - timedelta(minutes=1)
+    Allowance.objects.update(changed_at=long_ago)  # a new allowance alone would make the process ask again
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE metering_process SET expires_at = %s WHERE id = %s", [long_ago, meter.registration.id])
+        cursor.execute(
+            "UPDATE metering_lease SET granted_at = %s WHERE process_id = %s", [long_ago, meter.registration.id]
+        )
+
+
+@pytest.fixture
+def short_leases(settings: Settings) -> None:
+    """The server of a test run may have started a moment ago, and gives everybody one lease time first."""
+    settings.METERING = {**settings.METERING, "LEASE_SECONDS": 1.0}
+
+
+def test_a_thawed_process_does_not_use_leases_that_were_reclaimed(
+    committed: None, make_tenant: MakeTenant, short_leases: None
+) -> None:
+    acme = make_tenant(included=500, burst_per_second=10**6)
+    frozen = Frozen()
+    thawed = engine.Engine(clock=DatabaseClock(frozen))
+    thawed._tend()
+    admitted = 0
+    while (lease := thawed.holding(acme.tenant.id).lease) is None or lease.left < 3:
+        thawed.leases.admit(acme.tenant.id)
+        admitted += 1
+    frozen.ahead += 60
+    expire(thawed)
+
+    def take_the_rest() -> bool:
+        nonlocal admitted
+        admitted += attempt(caller_of(acme.api_key), 100)
+        return admitted >= 500
+
+    wait_until(take_the_rest, what="the other process taking everything, the reclaimed units included")
+    # The calls that the frozen process had admitted are still on their way: the documented overshoot, and nothing more.
+    thawed._renewed_at = float("-inf")
+    thawed._tend()
+    assert not thawed.registration.is_lapsed()
+    with pytest.raises(Refused):
+        thawed.leases.admit(acme.tenant.id)
+    thawed.flush(everything=True)
+    thawed.database.close()
+    engine.stop()
+    books(acme.tenant.id).assert_balanced()
+
+
+def test_units_of_dead_processes_come_back_without_a_call(
+    committed: None, make_tenant: MakeTenant, short_leases: None
+) -> None:
+    acme = make_tenant(included=500)
+    dead = engine.Engine()
+    dead._tend()
+    dead.leases.admit(acme.tenant.id)
+    expire(dead)
+    assert books(acme.tenant.id).reserved == 1
+
+    def is_returned() -> bool:
+        tasks.reclaim_dead()
+        return books(acme.tenant.id).reserved == 0
+
+    wait_until(is_returned, what="the return of the unit")
+    dead.database.close()
 
 
 def test_connections_cut_by_the_server_are_replaced(committed: None, make_tenant: MakeTenant) -> None:
