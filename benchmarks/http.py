@@ -50,7 +50,8 @@ class Cell:
 class Results:
     cells: dict[str, list[Cell]] = field(default_factory=lambda: {name: [] for name in PATHS})
     metered_calls: int = 0
-    client_share: list[float] = field(default_factory=list)
+    client_share: list[float] = field(default_factory=list)  # of one core
+    foreign_share: list[float] = field(default_factory=list)
 
 
 def main() -> None:
@@ -107,6 +108,8 @@ def _cell(results: Results, path: str, clients: list[Connection], web_pid: int) 
     _count(results, path, alone)
     used = {who: after[who] - before[who] for who in after}
     results.client_share.append(used["client"] / wall)
+    machine = used.pop("machine")
+    results.foreign_share.append(max(0.0, machine - sum(used.values())) / wall)
     ordered = sorted(alone.latencies_us)
     return Cell(
         busy.calls / busy.seconds,
@@ -159,7 +162,7 @@ def _wait_until_it_listens(address: tuple[str, int], process: subprocess.Popen[b
 
 
 def _cpu_seconds(web_pid: int) -> dict[str, float]:
-    """CPU used so far: by the web workers, by the servers behind them, by this client."""
+    """CPU used so far: by the whole machine, the web workers, the servers behind them, this client."""
     client = time.process_time()
     parents: dict[int, tuple[int, str, float]] = {}
     for folder in Path("/proc").iterdir():
@@ -171,7 +174,9 @@ def _cpu_seconds(web_pid: int) -> dict[str, float]:
             fields = rest.split()
             # user and system time, its own and that of its children who have ended
             parents[int(folder.name)] = (int(fields[1]), name.partition("(")[2], sum(map(int, fields[11:15])) / TICKS)
+    user, nice, system = map(int, Path("/proc/stat").read_text().split()[1:4])
     return {
+        "machine": (user + nice + system) / TICKS,
         "web": _sum(parents, lambda pid: pid == web_pid or parents[pid][0] == web_pid),
         "servers": _sum(parents, lambda pid: pid != os.getpid() and _is_ours(parents, pid)),
         "client": client,
@@ -227,14 +232,25 @@ def _print(worker_class: str, rounds: int, results: Results) -> None:
         ],
     )  # fmt: skip
     stage.print_table(
-        ["variant, CPU us a call", "web workers", "PostgreSQL + Valkey", "load client"],
+        ["variant, CPU us a call", "web workers", "PostgreSQL + Valkey", "both, unmetered against it", "load client"],
         [
-            [name, *(middle(cells, lambda cell, who=who: cell.cpu_us[who]) for who in ("web", "servers", "client"))]
+            [
+                name,
+                middle(cells, lambda cell: cell.cpu_us["web"]),
+                middle(cells, lambda cell: cell.cpu_us["servers"]),
+                f"{1 / over_base(cells, lambda cell: cell.cpu_us['web'] + cell.cpu_us['servers']):.3f}",
+                middle(cells, lambda cell: cell.cpu_us["client"]),
+            ]
             for name, cells in results.cells.items()
         ],
     )
-    share = stage.median(results.client_share) / (os.cpu_count() or 1)
-    print(f"The load client used {share:.0%} of the machine's CPU time.\n", flush=True)
+    cores = os.cpu_count() or 1
+    client, foreign = stage.median(results.client_share) / cores, stage.median(results.foreign_share) / cores
+    print(
+        f"Of the machine's CPU time the load client used {client:.0%}, and what does not belong to this run {foreign:.0%} "
+        f"(at most {max(results.foreign_share) / cores:.0%} in one stretch).\n",
+        flush=True,
+    )
 
 
 PERCENTILES: tuple[Callable[[Cell], float], ...] = (
