@@ -311,7 +311,7 @@ def broker(*, values: Mapping[str, Any]) -> Finding:
 
 def celery(*, heartbeat: str | None, now: datetime) -> Finding:
     """Beat, broker and worker are alive: a task that all three take part in ran a moment ago."""
-    mend = "Run `celery -A config.celery worker` and `celery -A config.celery beat`; the first heartbeat comes 15 s after beat."
+    mend = "Run `celery -A config.celery worker` and `celery -A config.celery beat`; the first heartbeat comes 5 s after beat."
     if heartbeat is None:
         return problem("Celery", "no worker or beat: no heartbeat within the last hour", mend)
     age = (now - datetime.fromisoformat(heartbeat)).total_seconds()

@@ -15,7 +15,7 @@ from django.contrib.auth import admin as auth_admin
 from django.contrib.auth import forms as auth_forms
 from django.contrib.auth.models import Group
 from django.core.exceptions import PermissionDenied
-from django.db import IntegrityError, models, transaction
+from django.db import models, transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
@@ -306,10 +306,8 @@ class ProjectAdmin(Audited):
         try:
             with transaction.atomic():
                 return super().add_view(request, form_url, extra_context)
-        except directory.ProjectLimitReached as limit:
-            messages.error(request, str(limit))
-        except IntegrityError:
-            messages.error(request, "This tenant has a project of that name.")
+        except directory.TenantsError as refusal:
+            messages.error(request, str(refusal))
         return HttpResponseRedirect(request.get_full_path())
 
 

@@ -35,6 +35,7 @@ SCOPES = {
 }
 USED_RESOLUTION = timedelta(minutes=1)
 CACHED_KEYS = 50_000
+ASK_AGAIN_SECONDS = 0.5  # while PostgreSQL is away, one request in so long pays for asking
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,17 +163,17 @@ class KeyCache:
             return self._unexpired(entry[0], now)
         if not is_well_formed(key):
             raise KeyRefused
+        if time.monotonic() < self._outage_until:
+            return self._remembered(fingerprint, now)
         try:
             caller = self._ask(key, fingerprint, now)
-        except (OperationalError, InterfaceError) as error:
-            self._outage_until = time.monotonic() + 0.5  # one request in a while pays for trying again
-            return self._remembered(fingerprint, now, error)
+        except (OperationalError, InterfaceError):
+            self._outage_until = time.monotonic() + ASK_AGAIN_SECONDS
+            return self._remembered(fingerprint, now)
         self._remember(fingerprint, caller)
         return caller
 
     def _ask(self, key: str, fingerprint: bytes, now: datetime) -> Caller:
-        if time.monotonic() < self._outage_until:
-            raise OperationalError("PostgreSQL was unreachable a moment ago")
         parameters: dict[str, Any] = {
             "public_id": key[8 : 8 + ID_LENGTH],
             "digest": fingerprint,
@@ -188,10 +189,10 @@ class KeyCache:
             raise KeyRefused
         return Caller(row[1], row[2], row[3], row[0], f"mh_live_{row[4]}", frozenset(row[6]), row[7])
 
-    def _remembered(self, fingerprint: bytes, now: datetime, error: Exception) -> Caller:
+    def _remembered(self, fingerprint: bytes, now: datetime) -> Caller:
         entry = self._entries.get(fingerprint)
         if entry is None or time.monotonic() - entry[1] > settings.METERING["KEY_OUTAGE_SECONDS"]:
-            raise KeysUnavailable from error
+            raise KeysUnavailable
         return self._unexpired(entry[0], now)
 
     def _remember(self, fingerprint: bytes, caller: Caller) -> None:

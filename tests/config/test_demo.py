@@ -158,7 +158,7 @@ def test_postgresql_may_die_and_comes_back(demo: Demo) -> None:
     def has_recovered() -> bool:
         return all(get(address(document), "/sandbox/v1/auth/session", key).status != 503 for key in keys)
 
-    wait_until(has_recovered, seconds=30, what="the recovery")
+    wait_until(has_recovered, seconds=20, what="the recovery")
 
 
 def test_a_taken_port_is_named(demo: Demo, tmp_path: Path) -> None:

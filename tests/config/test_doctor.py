@@ -68,8 +68,8 @@ def test_it_names_what_is_wrong_with_this_test_run(committed: None) -> None:
     [
         ({"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing"}, "PostgreSQL", "refused"),
         ({"DATABASE_URL": None}, "Configuration", "DATABASE_URL is not set"),
-        ({"DATABASE_URL": "mysql://u:p@127.0.0.1/d"}, "Configuration", "DATABASE_URL names mysql"),
-        ({"DATABASE_URL": "nonsense"}, "Configuration", "DATABASE_URL names"),
+        ({"DATABASE_URL": "mysql://u:p@127.0.0.1/d"}, "Configuration", "not a PostgreSQL address"),
+        ({"DATABASE_URL": "nonsense"}, "Configuration", "not a PostgreSQL address"),
         ({"REDIS_URL": "redis://127.0.0.1:1/0"}, "Redis", "refused"),
         ({"REDIS_URL": "redis://127.0.0.1:port/0"}, "Redis", "port"),
         ({"REDIS_URL": None}, "Configuration", "REDIS_URL is not set"),

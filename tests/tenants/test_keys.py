@@ -119,6 +119,25 @@ def test_a_verified_key_outlives_an_outage_for_five_minutes_and_no_longer(
         cache.verify(acme.api_key, now=now)
 
 
+def test_a_steady_stream_of_unknown_keys_does_not_prolong_an_outage(
+    committed: None, make_tenant: MakeTenant, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acme = make_tenant()
+    cache = keys.KeyCache()
+    seconds = 1000.0
+    monkeypatch.setattr("tenants.keys.time.monotonic", lambda: seconds)
+    with monkeypatch.context() as away:
+        away.setattr(keys, "connection", Away())
+        with pytest.raises(keys.KeysUnavailable):
+            cache.verify(acme.api_key, now=now)
+    for _ in range(4):
+        seconds += 0.1
+        with pytest.raises(keys.KeysUnavailable):
+            cache.verify(acme.api_key, now=now)
+    seconds += 0.2
+    assert cache.verify(acme.api_key, now=now).tenant_id == acme.tenant.id
+
+
 def test_a_hot_key_needs_no_sql_and_a_cold_one_a_single_statement(
     committed: None, make_tenant: MakeTenant, now: datetime, django_assert_num_queries: object
 ) -> None:
