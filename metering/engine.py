@@ -17,8 +17,9 @@ from django.conf import settings
 from .clock import DatabaseClock
 from .database import Database, Unreachable
 from .leases import Holding, Leases, Ticket
+from .ledger import commit, set_aside
 from .process import BURY, CHANGED, Registration
-from .recorder import Batch, Buffer, Entry, commit, set_aside
+from .recorder import Batch, Buffer, Entry
 
 logger = logging.getLogger(__name__)
 RENEW_SECONDS = 1.0

@@ -14,7 +14,7 @@ from uuid import UUID
 import psycopg
 from django.db import connection
 
-from metering import periods, recorder
+from metering import ledger, periods, recorder
 
 from . import latencies
 from .history import HOUR, Cell, Frame
@@ -82,7 +82,7 @@ class Loader:
         days = [list(day) for _, day in groupby(cells, key=lambda cell: cell.hour // DAY)]
         with ThreadPoolExecutor(max_workers=1) as ahead:
             for entries in ahead.map(self._ordered, days):
-                recorder.commit(raw, recorder.Batch(entries, {}))
+                ledger.commit(raw, recorder.Batch(entries, {}))
                 loaded += len(entries)
         return loaded
 

@@ -15,8 +15,9 @@ from config import doctor
 from config.doctor import Finding, Grade
 from metering import engine, invariants
 from metering.database import conninfo
+from metering.ledger import commit
 from metering.models import SetAside
-from metering.recorder import Batch, commit
+from metering.recorder import Batch
 from tests.conftest import ROOT, MakeTenant, environment
 from tests.metering.ledger import books
 from tests.metering.test_limit_is_exact import attempt, caller_of

@@ -20,8 +20,9 @@ from metering import calls, engine, tasks
 from metering.clock import DatabaseClock
 from metering.database import conninfo
 from metering.leases import Refused
+from metering.ledger import commit
 from metering.models import Allowance, SetAside
-from metering.recorder import Batch, Entry, call_id, commit
+from metering.recorder import Batch, Entry, call_id
 from tests.conftest import ROOT, MakeTenant, environment, wait_until
 from tests.metering.ledger import books
 from tests.metering.test_limit_is_exact import attempt, caller_of
