@@ -153,6 +153,9 @@ class SeriesView(ManagementView):
 
     def get(self, request: Request) -> Response:
         account = self.account(request)
+        unknown = set(request.query_params) - SeriesQuery().fields.keys()
+        if unknown:  # answering as if it had filtered would be a wrong number
+            raise serializers.ValidationError({name: ["There is no such parameter."] for name in sorted(unknown)})
         query = SeriesQuery(data=request.query_params)
         query.is_valid(raise_exception=True)
         asked = query.validated_data

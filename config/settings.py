@@ -111,6 +111,7 @@ DATABASES = {
     "default": {
         # The checks name an address that is missing or is not PostgreSQL's; until then nothing may connect anywhere.
         **env.db_url_config(DATABASE_URL if DATABASE_IS_POSTGRESQL else "postgresql://not-set.invalid/meterhouse"),
+        "ENGINE": "tenants.postgresql",  # Django's, with an end to each wait
         "CONN_MAX_AGE": env.int("CONN_MAX_AGE", 60),
         "CONN_HEALTH_CHECKS": True,
     },
@@ -118,6 +119,7 @@ DATABASES = {
 DATABASES["default"].setdefault("OPTIONS", {}).update(
     {"connect_timeout": 3, "options": "-c lock_timeout=10s -c timezone=UTC", "application_name": "meterhouse"}
 )
+DATABASE_PATIENCE_SECONDS = env.float("DATABASE_PATIENCE_SECONDS", 5.0)  # a request waits no longer for PostgreSQL
 REDIS_URL = env.str("REDIS_URL", "")
 
 AUTH_USER_MODEL = "tenants.User"

@@ -168,6 +168,8 @@ def headers(call: MeteredCall) -> dict[str, str]:
     if call.reason == "quota":
         left = 0
     seconds = max(0, math.ceil(bounds.end - call.occurred_at))
+    if call.problem is not None and call.reason == "quota" and call.problem.retry_after_seconds is not None:
+        seconds = call.problem.retry_after_seconds  # one second while units may still come back
     limit = f'"month";r={left};t={seconds}'
     if call.reason == "burst":
         limit += ', "second";r=0;t=1'
@@ -185,6 +187,7 @@ def _quota_exceeded(refused: Refused, now: float, caller: Caller) -> QuotaExceed
         "plan": bounds.label,
         "limit": bounds.admits,
         "used": refused.used,
+        "in_flight": max(0, (bounds.admits or 0) - refused.used),
         "period_end": end.isoformat().replace("+00:00", "Z"),
         "upgrade": f"{settings.PUBLIC_URL}/t/{caller.tenant_slug}/plan",
     }

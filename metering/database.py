@@ -16,10 +16,19 @@ import psycopg
 from django.conf import settings
 from django.db import connections
 
+from tenants.postgresql import ImpatientConnection, NoAnswer
+
 logger = logging.getLogger(__name__)
 Connection = psycopg.Connection[tuple[Any, ...]]
 RETRY_SECONDS = 0.25
 SLOT_SECONDS = 2.0
+PROBE_SECONDS = 5.0
+
+
+class EngineConnection(ImpatientConnection):
+    """A server that says nothing is unreachable, also when it is frozen."""
+
+    patience_seconds = 2.0
 
 
 class Unreachable(Exception):
@@ -45,13 +54,15 @@ class Database:
 
     def __init__(self) -> None:
         self._idle: list[Connection] = []
+        self._lock = threading.Lock()
         self._slots = threading.BoundedSemaphore(settings.METERING["POOL_SIZE"])
+        self._is_down = False
         self._down_until = 0.0
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
         """A connection in autocommit mode; raises Unreachable, also for a statement that PostgreSQL broke off."""
-        if time.monotonic() < self._down_until:
+        if self._is_resting():
             raise Unreachable("PostgreSQL was unreachable a moment ago.")
         if not self._slots.acquire(timeout=SLOT_SECONDS):
             raise Unreachable("All connections of this process are busy.")
@@ -59,12 +70,31 @@ class Database:
             connection = self._take()
             try:
                 yield connection
+                self._is_down = False
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                if isinstance(error, NoAnswer):
+                    self._note_down()
                 raise Unreachable(str(error)) from error
             finally:
                 self._put_back(connection)
         finally:
             self._slots.release()
+
+    def _is_resting(self) -> bool:
+        """Whether this caller is told at once. While PostgreSQL is away, one in RETRY_SECONDS goes on to try."""
+        if not self._is_down:
+            return False
+        now = time.monotonic()
+        with self._lock:
+            if now < self._down_until:
+                return True
+            self._down_until = now + PROBE_SECONDS  # the others wait for the outcome of this try
+            return False
+
+    def _note_down(self) -> None:
+        with self._lock:
+            self._is_down = True
+            self._down_until = time.monotonic() + RETRY_SECONDS
 
     def _take(self) -> Connection:
         while True:
@@ -76,9 +106,9 @@ class Database:
                 return connection
             connection.close()
         try:
-            return psycopg.connect(conninfo(), autocommit=True)
+            return EngineConnection.connect(conninfo(), autocommit=True)
         except psycopg.OperationalError as error:
-            self._down_until = time.monotonic() + RETRY_SECONDS
+            self._note_down()
             raise Unreachable(str(error)) from error
 
     def _put_back(self, connection: Connection) -> None:

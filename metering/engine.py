@@ -50,7 +50,8 @@ class Engine:
         return self.leases.admit(tenant_id)
 
     def give_back(self, ticket: Ticket) -> None:
-        self.leases.give_back(ticket)
+        if not self.leases.give_back(ticket):
+            self.buffer.wake.set()  # somebody may be refused for want of this unit
 
     def holding(self, tenant_id: UUID) -> Holding:
         return self.leases.holding(tenant_id)

@@ -26,6 +26,7 @@ from .reclaim import reclaim
 
 logger = logging.getLogger(__name__)
 FORGET_SECONDS = 60.0
+PROVISIONAL_SHARE = 0.2  # units that are in flight may come back at any moment: ask sooner than in an exhausted period
 SHORT_SECONDS, LONG_SECONDS = 0.5, 2.0
 
 
@@ -181,17 +182,18 @@ class Leases:
             holding.pending += 1
             return Ticket(holding, lease, lease.bounds, now)
 
-    def give_back(self, ticket: Ticket) -> None:
-        """The unit of a call that is not billed is free again: for its own lease, or else for nobody in this process."""
+    def give_back(self, ticket: Ticket) -> bool:
+        """The unit of a call that is not billed is free again; False: only with the next flush, its lease is used up."""
         holding, lease = ticket.holding, ticket.lease
         with holding.lock:
             holding.pending = max(0, holding.pending - 1)
             if lease is None:
-                return
+                return True
             if holding.lease is lease:
                 lease.left += 1
-                return
+                return True
         self._return(holding.tenant_id, lease.id, 1)
+        return False
 
     def holding(self, tenant_id: UUID) -> Holding:
         return self._holdings.get(tenant_id) or self._holdings.setdefault(tenant_id, Holding(tenant_id))
@@ -303,7 +305,7 @@ class Leases:
             return Lease(lease_id, bounds, units)
         final = bounds.admits is not None and used >= bounds.admits
         holding.refusal = Refused(bounds, used=used, final=final)
-        holding.refused_until = now + settings.METERING["REFUSAL_MEMORY_SECONDS"]
+        holding.refused_until = now + settings.METERING["REFUSAL_MEMORY_SECONDS"] * (1 if final else PROVISIONAL_SHARE)
         raise holding.refusal
 
     def _ask(self, holding: Holding, now: float) -> tuple[UUID, int, Bounds, int] | None:

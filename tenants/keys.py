@@ -145,6 +145,7 @@ class KeyCache:
         self._entries: OrderedDict[bytes, tuple[Caller, float]] = OrderedDict()
         self._lock = threading.Lock()
         self._outage_until = 0.0
+        self._is_asked = False
 
     def clear(self) -> None:
         with self._lock:
@@ -163,15 +164,26 @@ class KeyCache:
             return self._unexpired(entry[0], now)
         if not is_well_formed(key):
             raise KeyRefused
-        if time.monotonic() < self._outage_until:
+        if self._outage_until and not self._may_ask():
             return self._remembered(fingerprint, now)
         try:
             caller = self._ask(key, fingerprint, now)
         except (OperationalError, InterfaceError):
             self._outage_until = time.monotonic() + ASK_AGAIN_SECONDS
             return self._remembered(fingerprint, now)
+        finally:
+            self._is_asked = False
+        self._outage_until = 0.0
         self._remember(fingerprint, caller)
         return caller
+
+    def _may_ask(self) -> bool:
+        """Whether this caller finds out if the outage is over: one in ASK_AGAIN_SECONDS, and one at a time."""
+        with self._lock:
+            if self._is_asked or time.monotonic() < self._outage_until:
+                return False
+            self._is_asked = True
+            return True
 
     def _ask(self, key: str, fingerprint: bytes, now: datetime) -> Caller:
         parameters: dict[str, Any] = {

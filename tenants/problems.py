@@ -49,4 +49,6 @@ def plain_response(*, status: int, slug: str, title: str, detail: str, **extra: 
 
 def wants_json(request: HttpRequest) -> bool:
     """Whether the caller is a program: the APIs answer problems, the pages answer pages."""
-    return request.path.startswith(("/api/", "/sandbox/", "/gate", "/webhooks/", "/livez", "/readyz", "/metrics"))
+    return request.path in {"/api", "/sandbox"} or request.path.startswith(
+        ("/api/", "/sandbox/", "/gate", "/webhooks/", "/livez", "/readyz", "/metrics")
+    )

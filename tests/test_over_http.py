@@ -65,7 +65,7 @@ def test_after_the_last_flush_a_refusal_says_the_periods_end(
 
 def test_failed_calls_are_free_and_latency_is_read_back(start_product: StartProduct, make_tenant: MakeTenant) -> None:
     product = start_product(workers=2)
-    acme = make_tenant(included=50, burst_per_second=100_000)
+    acme = make_tenant(included=300, burst_per_second=100_000)
     answers = get_many(product.address, "/sandbox/v1/storage/status/500", acme.api_key, count=200, clients=16)
     assert Counter(answer.status for answer in answers) == {500: 200}
     slow = get_many(product.address, "/sandbox/v1/database/status/200?delay_ms=120", acme.api_key, count=20, clients=4)
@@ -74,7 +74,7 @@ def test_failed_calls_are_free_and_latency_is_read_back(start_product: StartProd
         lambda: (body := get(product.address, "/api/v1/usage", acme.api_key).json)["calls"]["billable"] == 20 and body
     )
     assert usage["calls"]["failed"] == 200
-    assert usage["calls"]["remaining"] == 30
+    assert usage["calls"]["remaining"] == 280
     by_name = {row["capability"]: row for row in usage["capabilities"]}
     assert by_name["storage"]["error_rate"] == 1.0
     assert by_name["database"]["latency_ms"]["p50"] >= 110

@@ -21,6 +21,9 @@ from config.stack.postgres import Options, Postgres
 from config.stack.programs import Candidates
 from config.stack.valkey import Valkey
 
+SCHEMES = {"DATABASE_URL": {"postgresql", "postgres"}, "REDIS_URL": {"redis", "rediss", "unix"}}
+EXAMPLES = {"DATABASE_URL": "postgresql://user:password@host:5432/name", "REDIS_URL": "redis://:password@host:6379/0"}
+
 __all__ = ["Stack", "StackError", "StackURLs"]
 
 
@@ -129,6 +132,8 @@ class Stack:
 
     def _external(self, name: str, variable: str) -> str:
         url = self._environ.get(variable, "")
+        if url and urlsplit(url).scheme not in SCHEMES[variable]:
+            raise StackError(f"{variable} is not an address of {name}. Write it as {EXAMPLES[variable]}, or unset it.")
         if url:
             parts = urlsplit(url)
             self._say(f"{name} from {variable}, {parts.hostname or 'local'}:{parts.port or 'default port'}")

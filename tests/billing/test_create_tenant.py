@@ -48,6 +48,8 @@ def test_generous_limits_are_accepted(db: None, value: str) -> None:
         (["--plan", "free", "--overage", "explode"], "invalid choice"),
         (["--plan", "free", "--email", "nobody"], "valid email"),
         (["--plan", "free", "--name", "  "], "--name is empty"),
+        (["--plan", "free", "--name", "a" * 121], "at most 120 characters"),
+        (["--plan", "free", "--name", "\udcff\udcfe"], "readable text"),
     ],
 )
 def test_bad_input_is_named_and_creates_nothing(db: None, arguments: list[str], message: str) -> None:

@@ -15,6 +15,8 @@ from billing import accounts, onboarding
 from metering.models import MAX_BURST, MAX_CALLS, Policy
 from tenants.directory import TenantsError
 
+NAME_LENGTH = 120
+
 
 def whole_number(*, low: int, high: int, unlimited: bool = False) -> Callable[[str], int | None]:
     """An argparse type for whole numbers from low to high, or `unlimited` where that is allowed."""
@@ -66,6 +68,8 @@ class Command(BaseCommand):
         name = options["name"].strip()
         if not name:
             raise CommandError("--name is empty.")
+        if len(name) > NAME_LENGTH or not name.isprintable():
+            raise CommandError(f"--name must be readable text of at most {NAME_LENGTH} characters.")
         try:
             validate_email(options["email"])
             made = onboarding.onboard(
