@@ -105,12 +105,6 @@ class Holding:
             return None
         return max(0, self.bounds.admits - self.used - self.pending)
 
-    @property
-    def included_left(self) -> int | None:
-        if self.bounds is None or self.bounds.included is None:
-            return None
-        return max(0, self.bounds.included - self.used - self.pending)
-
 
 class Ticket(NamedTuple):
     """A unit that was admitted: out of which lease (None: admitted openly during an outage), when, in which period."""
@@ -219,11 +213,6 @@ class Leases:
         with self._returns_lock:
             returns, self._returns = self._returns, {}
         return returns
-
-    def put_back_returns(self, returns: dict[tuple[UUID, UUID], int | None]) -> None:
-        """The flush did not happen: its returns go with the next one."""
-        for (tenant_id, lease_id), units in returns.items():
-            self._return(tenant_id, lease_id, units)
 
     def release(self, tenant_ids: Iterable[UUID]) -> None:
         """These tenants' next call asks PostgreSQL again: their allowance has changed."""
