@@ -82,6 +82,13 @@ class Burst:
             return 0.0
         return self._keep(tokens, granted - 1, wait_us / 1_000_000, now)
 
+    def give_back(self, *, name: str) -> None:
+        """The call that took this token was not admitted after all."""
+        with self._lock:
+            tokens = self._tokens.get(name)
+            if tokens is not None:
+                tokens.left += 1
+
     def _ask(self, name: str, per_second: int, chunk: int) -> tuple[int, int]:
         if self._client is None:
             timeout = settings.BURST_TIMEOUT_SECONDS

@@ -6,7 +6,6 @@ import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
-from uuid import UUID
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -16,14 +15,18 @@ from tenants.problems import Problem, ServiceUnavailable
 
 from . import burst
 from .engine import engine
-from .leases import Bounds, Holding, LimitUnknown, NoAllowance, Refused, Ticket
+from .leases import Bounds, Holding, LimitUnknown, NoAllowance, Refusal, Refused, Ticket
 from .models import Outcome, Policy
 from .recorder import Entry, call_id
 
 CAPABILITY = re.compile(r"[a-z][a-z0-9_.-]{0,59}")
+MAX_COST = 1_000_000
+PERIOD_LIMITS = {"quota", "hard_limit"}
+LIMIT_NAMES = {"daily_cap": "day", "project_limit": "project", "key_limit": "key"}
 UNBOUNDED = 999_999_999_999_999  # the largest integer that a structured field carries (RFC 9651, 3.3.1)
 # Plain values: a member's own comparison and `.value` cost every call a Python function.
 NOT_BILLED = {HTTPStatus.UNAUTHORIZED.value, HTTPStatus.FORBIDDEN.value, HTTPStatus.TOO_MANY_REQUESTS.value}
+TOO_MANY = HTTPStatus.TOO_MANY_REQUESTS.value
 SERVER_ERROR = HTTPStatus.INTERNAL_SERVER_ERROR.value
 BILLABLE, FAILED, REFUSED = Outcome.BILLABLE.value, Outcome.FAILED.value, Outcome.REFUSED.value
 _known_capabilities: set[str] = set()
@@ -60,7 +63,7 @@ class LimitUnavailable(ServiceUnavailable):
 class MeteredCall:
     """An admitted or refused call on its way to the ledger."""
 
-    id: UUID
+    id: str
     caller: Caller
     capability: str
     holding: Holding
@@ -69,26 +72,24 @@ class MeteredCall:
     ticket: Ticket | None  # None: refused
     reason: str = ""
     problem: Problem | None = None
+    refusal: Refusal | None = None
 
 
-def open_call(*, caller: Caller, capability: str) -> MeteredCall:
+def open_call(*, caller: Caller, capability: str, cost: int = 1) -> MeteredCall:
     """The call is admitted, or refused with `problem`; either way `close_call` must follow.
 
-    Raises NoPlan or LimitUnavailable (nothing is counted then) and ImproperlyConfigured for a bad capability.
+    `cost`: units that it takes of every limit, 1 to MAX_COST. Raises NoPlan or LimitUnavailable (nothing is counted then), and
+    ImproperlyConfigured for a bad capability or cost.
     """
     check_capability(capability)
+    check_cost(cost)
     meter = engine()
-    if meter.buffer.is_full:
+    if meter.is_full:
         raise LimitUnavailable
     try:
-        ticket = meter.admit(caller.tenant_id)
+        ticket = meter.admit(caller.tenant_id, project_id=caller.project_id, key_id=caller.key_id, cost=cost)
     except Refused as refused:
-        occurred_at = meter.clock.now()
-        problem = _quota_exceeded(refused, occurred_at, caller)
-        holding = meter.holding(caller.tenant_id)
-        return MeteredCall(
-            call_id(occurred_at), caller, capability, holding, refused.bounds, occurred_at, None, "quota", problem
-        )
+        return _refused(refused.refusal, caller, capability)
     except NoAllowance:
         raise NoPlan from None
     except LimitUnknown:
@@ -98,6 +99,16 @@ def open_call(*, caller: Caller, capability: str) -> MeteredCall:
     )
     _check_burst(call, ticket)
     return call
+
+
+def _refused(refusal: Refusal, caller: Caller, capability: str) -> MeteredCall:
+    meter = engine()
+    bounds = refusal.bounds
+    occurred_at = min(max(meter.clock.now(), bounds.start), math.nextafter(bounds.end, 0))
+    return MeteredCall(
+        call_id(occurred_at), caller, capability, meter.holding(caller.tenant_id), bounds, occurred_at, None, refusal.by,
+        _quota_exceeded(refusal, occurred_at, caller), refusal,
+    )  # fmt: skip
 
 
 def _check_burst(call: MeteredCall, ticket: Ticket) -> None:
@@ -115,23 +126,27 @@ def _check_burst(call: MeteredCall, ticket: Ticket) -> None:
 
 
 def close_call(call: MeteredCall, *, status: int, latency_us: int) -> None:
-    """The answered call is in the recorder; a unit that is not billed has been given back."""
+    """The answered call is in the recorder (in the ledger where the allowance says `durable`); what is not billed is given back."""
     meter = engine()
     ticket, outcome, units, lease_id = call.ticket, REFUSED, 0, None
     if ticket is not None:
         if is_billable(status):
-            outcome, units = BILLABLE, 1
+            outcome, units = BILLABLE, ticket.cost
             lease_id = ticket.lease.id if ticket.lease is not None else None
         else:
             outcome = FAILED
             meter.give_back(ticket)
+            if status == TOO_MANY:  # another limit of the view refused it: it did not use this one
+                burst.burst.give_back(name=burst.tenant_limit(call.caller.tenant_id))
     caller, bounds = call.caller, call.bounds
-    meter.record(
-        Entry(
-            call.id, caller.tenant_id, caller.project_id, caller.key_id, call.capability, outcome, call.reason,
-            status, units, min(max(latency_us, 0), 2**31 - 1), call.occurred_at, bounds.start, bounds.end, lease_id,
-        )
+    entry = Entry(
+        call.id, caller.tenant_id, caller.project_id, caller.key_id, call.capability, outcome, call.reason,
+        status, units, min(max(latency_us, 0), 2**31 - 1), call.occurred_at, bounds.start, bounds.end, lease_id,
     )  # fmt: skip
+    if bounds.is_durable and ticket is not None:
+        meter.record_durably(entry)
+    else:
+        meter.record(entry)
 
 
 def is_billable(status: int) -> bool:
@@ -152,53 +167,102 @@ def check_capability(capability: object) -> None:
             _known_capabilities.add(capability)
 
 
+def check_cost(cost: object) -> None:
+    """Raises ImproperlyConfigured unless the cost is a whole number of units from 1 to MAX_COST."""
+    if type(cost) is not int or not 1 <= cost <= MAX_COST:  # a bool is an int, and no cost
+        raise ImproperlyConfigured(
+            f"The cost of a metered call is a whole number from 1 to {MAX_COST:,}; got {cost!r}."
+        )
+
+
 def headers(call: MeteredCall) -> dict[str, str]:
     """RateLimit fields of the answer (draft-ietf-httpapi-ratelimit-headers) and the call's id.
 
     `q` is what is enforced: the bound on calls in the period, or the included calls where calls beyond them are priced.
-    There `r` never falls below 1: a client that obeys the fields must not stop before the server would refuse.
+    There `r` never falls below 1: a client that obeys the fields must not stop before the server would refuse. A narrower
+    limit (daily cap, project, key) shows in `RateLimit` when it refuses.
     """
     bounds, holding = call.bounds, call.holding
     if bounds.admits is not None:
-        quota = bounds.admits
-        left = max(0, quota - holding.used - holding.pending)
+        left = max(0, bounds.admits - holding.used - holding.pending)
     else:
-        quota = bounds.included if bounds.included is not None else UNBOUNDED
-        left = max(1, quota - holding.used - holding.pending)
-    if call.reason == "quota":
-        left = 0
+        included = bounds.included if bounds.included is not None else UNBOUNDED
+        left = max(1, included - holding.used - holding.pending)
     seconds = max(0, math.ceil(bounds.end - call.occurred_at))
-    if call.problem is not None and call.reason == "quota" and call.problem.retry_after_seconds is not None:
-        seconds = call.problem.retry_after_seconds  # one second while units may still come back
-    limit = f'"month";r={left};t={seconds}'
-    if call.reason == "burst":
-        limit += ', "second";r=0;t=1'
+    limit = _refused_text(call, left, seconds) if call.reason else f'"month";r={left};t={seconds}'
     return {
-        "RateLimit-Policy": f'"month";q={quota};w={round(bounds.end - bounds.start)}, "second";q={bounds.burst_per_second};w=1',
+        "RateLimit-Policy": bounds.policy_text or _policy_text(bounds),
         "RateLimit": limit,
-        "Meterhouse-Call-Id": str(call.id),
+        "Meterhouse-Call-Id": call.id,
     }
 
 
-def _quota_exceeded(refused: Refused, now: float, caller: Caller) -> QuotaExceeded:
-    bounds = refused.bounds
-    end = datetime.fromtimestamp(bounds.end, UTC)
+def _refused_text(call: MeteredCall, left: int, seconds: int) -> str:
+    if call.refusal is None:
+        return f'"month";r={left};t={seconds}, "second";r=0;t=1'
+    wait = call.problem.retry_after_seconds if call.problem is not None else None
+    if call.refusal.by in PERIOD_LIMITS:
+        return f'"month";r=0;t={wait}'
+    return f'"month";r={left};t={seconds}, "{LIMIT_NAMES[call.refusal.by]}";r=0;t={wait}'
+
+
+def _policy_text(bounds: Bounds) -> str:
+    """The limits that hold for the whole tenant; made once for each set of bounds."""
+    quota = bounds.admits if bounds.admits is not None else bounds.included
+    parts = [
+        f'"month";q={UNBOUNDED if quota is None else quota};w={round(bounds.end - bounds.start)}',
+        f'"second";q={bounds.burst_per_second};w=1',
+    ]
+    if bounds.daily_cap is not None:
+        parts.append(f'"day";q={bounds.daily_cap};w=86400')
+    bounds.policy_text = ", ".join(parts)
+    return bounds.policy_text
+
+
+SCOPES = {
+    "daily_cap": "that your organisation allows itself in a day (UTC)",
+    "project_limit": "that your organisation allows this project in a period",
+    "key_limit": "that your organisation allows this API key in a period",
+}
+
+
+def _quota_exceeded(refusal: Refusal, now: float, caller: Caller) -> QuotaExceeded:
+    bounds = refusal.bounds
     members = {
         "plan": bounds.label,
-        "limit": bounds.admits,
-        "used": refused.used,
-        "in_flight": max(0, (bounds.admits or 0) - refused.used),
-        "period_end": end.isoformat().replace("+00:00", "Z"),
+        "refused_by": refusal.by,
+        "limit": refusal.limit,
+        "used": refusal.used,
+        "in_flight": max(0, refusal.limit - refusal.used),
+        "cost": refusal.cost,
+        "period_end": _instant(refusal.ends_at),
         "upgrade": f"{settings.PUBLIC_URL}/t/{caller.tenant_slug}/plan",
     }
-    if not refused.final:
-        detail = "The last calls of this period are being served at this moment; one that fails becomes free again. Try again."
+    if not refusal.final:
+        detail = "The last calls of this limit are being served at this moment; one that fails becomes free again. Try again."
         return QuotaExceeded(detail, retry_after_seconds=1, **members)
-    why = f"All {bounds.admits:,} calls of this period are used"
-    if bounds.policy == Policy.UPGRADE:
-        why += ", and moving to the next plan needs your consent"
+    left = refusal.limit - refusal.used
+    which = SCOPES.get(refusal.by, "of this period")
+    why = f"All {refusal.limit:,} calls {which} are used"
+    if left > 0:
+        members["in_flight"] = 0
+        why = f"The call costs {refusal.cost:,} and {left:,} of the {refusal.limit:,} calls {which} are left"
     return QuotaExceeded(
-        f"{why}. Calls are served again from {end:%d %B %Y %H:%M} (UTC), or at once on a larger plan.",
-        retry_after_seconds=max(1, math.ceil(bounds.end - now)),
+        f"{why}{_mend(refusal)}",
+        retry_after_seconds=max(1, math.ceil(refusal.ends_at - now)),
         **members,
     )
+
+
+def _mend(refusal: Refusal) -> str:
+    end = f"{datetime.fromtimestamp(refusal.ends_at, UTC):%d %B %Y %H:%M} (UTC)"
+    if refusal.by == "quota":
+        consent = ", and moving to the next plan needs your consent" if refusal.bounds.policy == Policy.UPGRADE else ""
+        return f"{consent}. Calls are served again from {end}, or at once on a larger plan."
+    if refusal.by == "hard_limit":
+        return f". It is the hard limit. Calls are served again from {end}, or at once when the hard limit is raised."
+    return f". Calls are served again from {end}, or at once when your organisation raises that limit."
+
+
+def _instant(epoch: float) -> str:
+    return datetime.fromtimestamp(epoch, UTC).isoformat().replace("+00:00", "Z")

@@ -9,17 +9,20 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from uuid import UUID
 
 import psycopg
 from django.conf import settings
 
+from .backlog import Backlog
 from .clock import DatabaseClock
-from .database import Database, Unreachable
+from .database import Connection, Database, Unreachable
 from .leases import Holding, Leases, Ticket
 from .ledger import commit, set_aside
 from .process import BURY, CHANGED, Registration
-from .recorder import Batch, Buffer, Entry
+from .recorder import Batch, Buffer, Entry, Settled
 
 logger = logging.getLogger(__name__)
 RENEW_SECONDS = 1.0
@@ -27,31 +30,42 @@ TIDY_SECONDS = 30.0
 
 
 class Engine:
-    def __init__(self, *, clock: DatabaseClock | None = None) -> None:
+    """`inline`: without a thread of its own; each record is flushed before `record` returns (for tests, see `testing.py`)."""
+
+    def __init__(
+        self, *, clock: DatabaseClock | None = None, database: Database | None = None, inline: bool = False
+    ) -> None:
         self.clock = clock or DatabaseClock()
-        self.database = Database()
+        self.database = database or Database()
         self.registration = Registration(self.clock)
         self.leases = Leases(database=self.database, clock=self.clock, process=self.registration)
         self.registration.on_lapse = self.leases.release_all
         self.buffer = Buffer(flush_calls=settings.METERING["FLUSH_CALLS"], limit=settings.METERING["BUFFER_CALLS"])
-        self._unsent: Batch | None = None
+        self.backlog = Backlog()
+        self._inline = inline
         self._flush_lock = threading.Lock()
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._is_running = False
         self._stopping = threading.Event()
         self._renewed_at = self._tidied_at = float("-inf")
         self._failing_since: float | None = None
 
     # -- what requests use ---------------------------------------------------------------------------------------------
 
-    def admit(self, tenant_id: UUID) -> Ticket:
-        """One unit of the tenant is taken; raises leases.Refused, leases.NoAllowance or leases.LimitUnknown."""
+    @property
+    def is_full(self) -> bool:
+        """Whether PostgreSQL has been away for so long that nothing more may be admitted."""
+        return self.buffer.is_full or self.backlog.is_full
+
+    def admit(self, tenant_id: UUID, *, project_id: int = 0, key_id: int = 0, cost: int = 1) -> Ticket:
+        """`cost` units of the tenant's limits are taken; raises leases.Refused, leases.NoAllowance or leases.LimitUnknown."""
         self._run()
-        return self.leases.admit(tenant_id)
+        return self.leases.admit(tenant_id, project_id=project_id, key_id=key_id, cost=cost)
 
     def give_back(self, ticket: Ticket) -> None:
         if not self.leases.give_back(ticket):
-            self.buffer.wake.set()  # somebody may be refused for want of this unit
+            self.buffer.wake.set()  # somebody may be refused for want of these units
 
     def holding(self, tenant_id: UUID) -> Holding:
         return self.leases.holding(tenant_id)
@@ -59,29 +73,52 @@ class Engine:
     def record(self, entry: Entry) -> None:
         """The call will be in the ledger with the next flush."""
         self.buffer.append(entry)
+        if self._inline:
+            self.flush()
+
+    def record_durably(self, entry: Entry) -> None:
+        """The call is in the ledger; while PostgreSQL is away, on disk in the spool, and in the ledger as soon as it is back."""
+        batch = Batch((entry,), {})
+        if not self._send(batch):
+            with self._flush_lock:
+                self.backlog.keep(batch)
 
     # -- flushing ------------------------------------------------------------------------------------------------------
 
     def flush(self, *, everything: bool = False) -> bool:
         """What was recorded until now is committed, unused units are returned; False while PostgreSQL is away.
 
-        With `everything` all leases go back, not only idle ones.
+        With `everything` all leases go back, not only idle ones. What cannot be committed waits in the backlog: on disk, in
+        batches whose ids make it harmless to send one twice.
         """
         with self._flush_lock:
-            if self._unsent is not None and not self._send(self._unsent):
-                return False
-            self._unsent = None
+            is_back = self.backlog.drain(self._send)
             returns = self.leases.take_returns(everything=everything)
             entries = self.buffer.take()
             if not entries and not returns:
+                return is_back
+            batch = Batch(entries, returns)
+            if is_back and self._send(batch):
                 return True
-            self._unsent = Batch(entries, returns)
-            if not self._send(self._unsent):
-                return False
-            self._unsent = None
-            return True
+            self.backlog.keep(batch)
+            return False
 
     def _send(self, batch: Batch) -> bool:
+        """The batch is in the ledger, what it cannot take set aside; False while PostgreSQL is away."""
+        settled = self._commit(batch)
+        if settled is None:
+            return False
+        for quota in settled:
+            self.leases.settle(
+                quota.tenant_id, period_start=quota.period_start, used=quota.used, recorded=quota.recorded
+            )
+        return True
+
+    def _send_foreign(self, batch: Batch) -> bool:
+        """As `_send`, for calls that another process admitted."""
+        return self._commit(batch) is not None
+
+    def _commit(self, batch: Batch) -> list[Settled] | None:
         try:
             with self.database.connection() as connection:
                 try:
@@ -93,23 +130,26 @@ class Engine:
                     self._send_apart(connection, batch)
         except Unreachable as error:
             self._note_failure(error)
-            return False
+            return None
         self._note_success()
-        for quota in settled:
-            self.leases.settle(
-                quota.tenant_id, period_start=quota.period_start, used=quota.used, recorded=quota.recorded
-            )
-        return True
+        return settled
 
-    def _send_apart(self, connection: psycopg.Connection[tuple[object, ...]], batch: Batch) -> None:
-        """One tenant's bad record stops nobody: each tenant's records commit alone, or are set aside."""
+    def _send_apart(self, connection: Connection, batch: Batch) -> None:
+        """One bad record stops nobody: each tenant's records commit alone, and what cannot is halved until it is found."""
         for part in batch.by_tenant():
-            try:
-                commit(connection, part)
-            except psycopg.OperationalError:
-                raise
-            except psycopg.Error as error:
+            self._send_part(connection, part)
+
+    def _send_part(self, connection: Connection, part: Batch) -> None:
+        try:
+            commit(connection, part)
+        except psycopg.OperationalError:
+            raise
+        except psycopg.Error as error:
+            if len(part.entries) < 2:  # noqa: PLR2004 -- nothing to halve
                 set_aside(connection, part, error)
+                return
+            for half in part.halves():
+                self._send_part(connection, half)
 
     def _note_failure(self, error: Exception) -> None:
         if self._failing_since is None:
@@ -126,15 +166,17 @@ class Engine:
     # -- the thread ----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        if self._thread is not None:
+        if self._is_running:
             return
         with self._start_lock:
-            if self._thread is not None:
+            if self._is_running:
                 return
             self._stopping.clear()
             self._tend()
-            self._thread = threading.Thread(target=self._loop, name="metering-flush", daemon=True)
-            self._thread.start()
+            if not self._inline:
+                self._thread = threading.Thread(target=self._loop, name="metering-flush", daemon=True)
+                self._thread.start()
+            self._is_running = True
 
     def _loop(self) -> None:
         interval = settings.METERING["FLUSH_SECONDS"]
@@ -159,10 +201,14 @@ class Engine:
                 self.registration.renew(connection, counted_to=self.counted_to())
                 self._renewed_at = now
                 self.leases.release(tenant_id for (tenant_id,) in connection.execute(CHANGED).fetchall())
-                if now - self._tidied_at > TIDY_SECONDS:
+                is_time = now - self._tidied_at > TIDY_SECONDS
+                if is_time:
                     self._tidied_at = now
                     connection.execute(BURY)
-                    self.leases.forget_idle()
+            if is_time or self.leases.tenants_known > settings.METERING["TENANTS_KEPT"]:
+                self.leases.forget_idle()
+            if is_time:
+                self.backlog.adopt(self._send_foreign)
         except Unreachable:
             self._renewed_at = now - RENEW_SECONDS * 0.75  # again in a quarter of a second
 
@@ -171,30 +217,30 @@ class Engine:
         if not self.clock.is_set:
             return None
         now = self.clock.now()
-        unsent = self._unsent
-        waiting = unsent.entries[0].occurred_at if unsent is not None and unsent.entries else self.buffer.oldest()
-        return now if waiting is None else min(now, waiting)
+        waiting = [at for at in (self.backlog.oldest, self.buffer.oldest()) if at is not None]
+        return min([now, *waiting])
 
     def stop(self) -> None:
         """Everything is flushed and returned, the thread has ended. Starts again with the next call."""
-        thread, self._thread = self._thread, None
-        if thread is None:
-            return
+        with self._start_lock:
+            if not self._is_running:
+                return
+            self._is_running = False
+            thread, self._thread = self._thread, None
         self._stopping.set()
         self.buffer.wake.set()
-        if thread is not threading.current_thread():
+        if thread is not None and thread is not threading.current_thread():
             thread.join(timeout=5.0)
         self._last_flush()
         self._renewed_at = float("-inf")  # a start right after this stop must register again
+        self.backlog.close()
         self.database.close()
 
     def _last_flush(self) -> None:
         deadline = time.monotonic() + settings.METERING["STATEMENT_TIMEOUT_MS"] / 1000
         while not self.flush(everything=True):
             if time.monotonic() > deadline:
-                waiting = len(self._unsent.entries) if self._unsent else 0
-                logger.error("PostgreSQL is away at the stop: %d calls or more are not counted.", waiting)
-                return
+                return  # the backlog says what waits, and where
             time.sleep(0.1)
         try:
             with self.database.connection() as connection:
@@ -217,6 +263,17 @@ def engine() -> Engine:
     return _engine
 
 
+@contextmanager
+def replaced(by: Engine) -> Iterator[Engine]:
+    """Inside, `engine()` is this engine; it is not stopped afterwards."""
+    global _engine  # noqa: PLW0603
+    before, _engine = _engine, by
+    try:
+        yield by
+    finally:
+        _engine = before
+
+
 def stop() -> None:
     """What this process counted is in the database and its leases are returned; harmless when there is no engine."""
     if _engine is not None:
@@ -230,8 +287,10 @@ def wake() -> None:
 
 
 def _forget() -> None:
-    """A forked child shares no connection, thread or lease with its parent."""
+    """A forked child shares no connection, thread, lease or file with its parent."""
     global _engine, _engine_lock
+    if _engine is not None:
+        _engine.backlog.abandon()
     _engine, _engine_lock = None, threading.Lock()
 
 

@@ -1,8 +1,9 @@
-"""Leases: units of a tenant's quota that this process took from PostgreSQL ahead of use.
+"""Leases: units of a tenant's limits that this process took from PostgreSQL ahead of use.
 
-With a bound of N exactly N calls are admitted, over any number of processes, because a unit is admitted only out of a
-lease, and a grant moves units from "free" to `reserved` in the quota row under that row's lock. The grant and its lease
-row commit together or not at all. Grants are a share of what remains, so they shrink to 1 near the bound.
+With a limit of N exactly N units are admitted, over any number of processes, because a unit is admitted only out of a lease,
+and a grant moves units from "free" to `reserved` under the lock of the tenant's quota row. One lease holds its units of all
+limits that apply at once (the period's quota and hard limit, the daily cap, the project's and the key's limit), so a call that
+one of them refuses takes nothing from the others. Grants are a share of what remains, so they shrink to one call near a limit.
 
 Fails closed: without a lease and without PostgreSQL a call is refused, unless the allowance says `on_outage = open`.
 """
@@ -10,7 +11,7 @@ Fails closed: without a lease and without PostgreSQL a call is refused, unless t
 import logging
 import threading
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
@@ -21,18 +22,18 @@ from django.conf import settings
 from . import periods
 from .clock import DatabaseClock
 from .database import Database, Unreachable
-from .models import OnOutage
-from .reclaim import reclaim
+from .models import OnOutage, Recording
 
 logger = logging.getLogger(__name__)
 FORGET_SECONDS = 60.0
 PROVISIONAL_SHARE = 0.2  # units that are in flight may come back at any moment: ask sooner than in an exhausted period
 SHORT_SECONDS, LONG_SECONDS = 0.5, 2.0
+SHARE_FOR_EACH_PROCESS = 4  # with P processes a grant takes at most one part in 4 P of what remains
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Bounds:
-    """A tenant's running period and what is enforced in it. Instants are seconds since the epoch."""
+    """A tenant's running period and what is enforced in it. Instants are seconds since the epoch. Never changed, only replaced."""
 
     start: float
     end: float
@@ -43,20 +44,35 @@ class Bounds:
     policy: str
     on_outage: str
     burst_per_second: int
+    is_durable: bool = False
+    daily_cap: int | None = None
+    limited_projects: frozenset[int] = frozenset()
+    limited_keys: frozenset[int] = frozenset()
+    policy_text: str = ""  # the RateLimit-Policy field, made once
 
-    @property
-    def period(self) -> periods.Period:
-        return periods.Period(datetime.fromtimestamp(self.start, UTC), datetime.fromtimestamp(self.end, UTC))
+
+class Refusal(NamedTuple):
+    """Which limit has too few units left, and when it has some again. `final`: its window is used up, else units are in flight."""
+
+    bounds: Bounds
+    by: str  # quota, hard_limit, daily_cap, project_limit, key_limit
+    limit: int
+    used: int
+    ends_at: float
+    final: bool
+    cost: int
 
 
 class Refused(Exception):
-    """No unit is left to admit. `final`: the period is used up; otherwise units may still come back from other processes."""
+    """Too few units are left to admit the call."""
 
-    def __init__(self, bounds: Bounds, *, used: int, final: bool) -> None:
-        super().__init__("quota")
-        self.bounds = bounds
-        self.used = used
-        self.final = final
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.by)
+        self.refusal = refusal
+
+    @property
+    def final(self) -> bool:
+        return self.refusal.final
 
 
 class NoAllowance(Exception):
@@ -71,6 +87,7 @@ class HoldsLeases(Protocol):
     """The part of a process's registration that leases depend on."""
 
     id: UUID
+    live: int  # processes that are registered, this one included
 
     def is_lapsed(self) -> bool: ...
 
@@ -80,6 +97,20 @@ class Lease:
     id: UUID
     bounds: Bounds
     left: int
+    until: float
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """What this process holds of one tenant for the calls that meet the same limits."""
+
+    lease: Lease | None = None
+    want: int = 1
+    granted_at: float = 0.0
+    touched_at: float = 0.0
+    is_scarce: bool = False
+    refusal: Refusal | None = None
+    refused_until: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -89,62 +120,51 @@ class Holding:
     tenant_id: UUID
     lock: threading.Lock = field(default_factory=threading.Lock)
     bounds: Bounds | None = None
-    lease: Lease | None = None
-    want: int = 1
-    granted_at: float = 0.0
-    touched_at: float = 0.0
+    whole: Slot = field(default_factory=Slot)  # of calls that no project's or key's limit applies to
+    narrow: dict[tuple[int, int], Slot] | None = None  # by limited project and key, 0 where there is no such limit
     used: int = 0  # of the period, as of the last round trip or flush
     pending: int = 0  # admitted here and not yet part of `used`
-    refusal: Refused | None = None
-    refused_until: float = 0.0
 
     @property
     def remaining(self) -> int | None:
-        """Units that may still be admitted, as far as this process knows; None without a bound."""
+        """Units of the quota that may still be admitted, as far as this process knows; None without a bound."""
         if self.bounds is None or self.bounds.admits is None:
             return None
         return max(0, self.bounds.admits - self.used - self.pending)
 
+    def slot(self, project_id: int, key_id: int) -> Slot:
+        """Where the lease for this project's and key's calls is kept."""
+        bounds = self.bounds
+        if bounds is None or not (bounds.limited_projects or bounds.limited_keys):
+            return self.whole
+        scope = (
+            project_id if project_id in bounds.limited_projects else 0,
+            key_id if key_id in bounds.limited_keys else 0,
+        )
+        if scope == (0, 0):
+            return self.whole
+        if self.narrow is None:
+            self.narrow = {}
+        return self.narrow.get(scope) or self.narrow.setdefault(scope, Slot())
+
+    def slots(self) -> Iterator[Slot]:
+        yield self.whole
+        if self.narrow:
+            yield from self.narrow.values()
+
 
 class Ticket(NamedTuple):
-    """A unit that was admitted: out of which lease (None: admitted openly during an outage), when, in which period."""
+    """Units that were admitted: out of which lease (None: admitted openly during an outage), when, in which period."""
 
     holding: Holding
+    slot: Slot
     lease: Lease | None
     bounds: Bounds
     occurred_at: float
+    cost: int
 
 
-# Inputs: tenant, now (database time), want, share, lease, process. One row: the tenant's running period and the units
-# granted (0: refused). No row: the period has not been opened. The UPDATE is plain, its expression is evaluated on the row
-# version it locks, so concurrent grants queue up and each sees what the one before left.
-GRANT = """
-WITH granted AS (
-    UPDATE metering_quota SET
-        last_grant = least(%(want)s, greatest(1, coalesce((admits - used - reserved) / %(share)s, %(want)s))),
-        reserved = reserved + least(%(want)s, greatest(1, coalesce((admits - used - reserved) / %(share)s, %(want)s)))
-    WHERE tenant_id = %(tenant)s AND period_start <= %(now)s AND period_end > %(now)s
-      AND (admits IS NULL OR used + reserved < admits)
-    RETURNING tenant_id, period_start, period_end, included, admits, used, last_grant AS units
-), leased AS (
-    INSERT INTO metering_lease (tenant_id, id, process_id, period_start, units, granted_at)
-    SELECT tenant_id, %(lease)s, %(process)s, period_start, units, %(now)s FROM granted
-), refused AS (
-    SELECT tenant_id, period_start, period_end, included, admits, used, 0::bigint AS units FROM metering_quota
-    WHERE tenant_id = %(tenant)s AND period_start <= %(now)s AND period_end > %(now)s AND NOT EXISTS (SELECT FROM granted)
-)
-SELECT q.units, q.used, q.included, q.admits, extract(epoch FROM q.period_start)::float8, extract(epoch FROM q.period_end)::float8,
-       a.anchor, a.label, a.policy, a.on_outage, a.burst_per_second, extract(epoch FROM clock_timestamp())::float8
-FROM (SELECT * FROM granted UNION ALL SELECT * FROM refused) q JOIN metering_allowance a USING (tenant_id)
-"""
-
-OPEN_PERIOD = """
-INSERT INTO metering_quota (tenant_id, period_start, period_end, included, admits)
-SELECT tenant_id, %(start)s, %(end)s, included,
-       least(hard_limit, CASE WHEN policy = 'rate' THEN NULL ELSE included END)
-FROM metering_allowance WHERE tenant_id = %(tenant)s
-ON CONFLICT (tenant_id, period_start) DO NOTHING
-"""
+GRANT = "SELECT * FROM metering_grant(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"  # migration 0003 says what it does
 
 
 class Leases:
@@ -155,38 +175,41 @@ class Leases:
         self._clock = clock
         self._process = process
         self._holdings: dict[UUID, Holding] = {}
-        self._leased: set[Holding] = set()
+        self._leased: dict[Slot, Holding] = {}
         self._returns: dict[
             tuple[UUID, UUID], int | None
         ] = {}  # (tenant, lease) -> units to give back; None: all of it
         self._returns_lock = threading.Lock()
 
-    def admit(self, tenant_id: UUID) -> Ticket:
-        """One unit of the tenant's quota is taken; raises Refused, NoAllowance or LimitUnknown."""
+    def admit(self, tenant_id: UUID, *, project_id: int = 0, key_id: int = 0, cost: int = 1) -> Ticket:
+        """`cost` units of every limit of this call are taken; raises Refused, NoAllowance or LimitUnknown."""
         holding = self.holding(tenant_id)
         with holding.lock:
             now = self._clock.now()
-            holding.touched_at = now
-            lease = holding.lease
-            if lease is None or lease.left < 1 or now >= lease.bounds.end or self._process.is_lapsed():
-                lease = self._new_lease(holding, now)
-                if lease is None:
-                    return self._admit_openly(holding, now)
-            lease.left -= 1
-            holding.pending += 1
-            return Ticket(holding, lease, lease.bounds, now)
+            slot = holding.slot(project_id, key_id)
+            lease = slot.lease
+            if lease is None or lease.left < cost or now >= lease.until or self._process.is_lapsed():
+                try:
+                    slot, lease = self._new_lease(holding, slot, now, (project_id, key_id, cost))
+                except Unreachable:
+                    return self._admit_openly(holding, slot, now, cost)
+            slot.touched_at = now
+            lease.left -= cost
+            holding.pending += cost
+            bounds = lease.bounds
+            return Ticket(holding, slot, lease, bounds, max(now, bounds.start), cost)
 
     def give_back(self, ticket: Ticket) -> bool:
-        """The unit of a call that is not billed is free again; False: only with the next flush, its lease is used up."""
+        """The units of a call that is not billed are free again; False: only with the next flush, its lease is used up."""
         holding, lease = ticket.holding, ticket.lease
         with holding.lock:
-            holding.pending = max(0, holding.pending - 1)
+            holding.pending = max(0, holding.pending - ticket.cost)
             if lease is None:
                 return True
-            if holding.lease is lease:
-                lease.left += 1
+            if ticket.slot.lease is lease:
+                lease.left += ticket.cost
                 return True
-        self._return(holding.tenant_id, lease.id, 1)
+        self._return(holding.tenant_id, lease.id, ticket.cost)
         return False
 
     def holding(self, tenant_id: UUID) -> Holding:
@@ -204,109 +227,114 @@ class Leases:
 
     def take_returns(self, *, everything: bool = False) -> dict[tuple[UUID, UUID], int | None]:
         """Units that go back with the next flush: those of idle leases, and all unused ones where little remains."""
-        now = self._clock.now()
+        idle_since = self._clock.now() - settings.METERING["IDLE_SECONDS"]
         everything = everything or self._process.is_lapsed()
-        for holding in list(self._leased):
+        for slot, holding in list(self._leased.items()):
             with holding.lock:
-                if everything or self._is_idle(holding, now) or _is_scarce(holding):
-                    self._drop(holding)
+                if everything or slot.touched_at < idle_since or slot.is_scarce or self._is_scarce(holding):
+                    self._drop(holding, slot)
         with self._returns_lock:
             returns, self._returns = self._returns, {}
         return returns
 
     def release(self, tenant_ids: Iterable[UUID]) -> None:
-        """These tenants' next call asks PostgreSQL again: their allowance has changed."""
+        """These tenants' next call asks PostgreSQL again: their allowance or limits have changed."""
         for tenant_id in tenant_ids:
             holding = self._holdings.get(tenant_id)
             if holding is not None:
                 with holding.lock:
-                    self._drop(holding)
-                    holding.refusal = None
+                    for slot in holding.slots():
+                        self._drop(holding, slot)
+                        slot.refusal = None
+                    holding.narrow = None
 
     def release_all(self) -> None:
         """No lease from before this moment is used again; what is left of them goes back, if it is still ours."""
-        for holding in list(self._leased):
+        for slot, holding in list(self._leased.items()):
             with holding.lock:
-                self._drop(holding)
+                self._drop(holding, slot)
 
     def forget_idle(self) -> None:
-        """Tenants that have not called for a minute take no memory."""
-        before = self._clock.now() - FORGET_SECONDS
+        """Tenants that have not called for a minute take no memory, and above TENANTS_KEPT none but the busy ones do."""
+        is_crowded = len(self._holdings) > settings.METERING["TENANTS_KEPT"]
+        before = self._clock.now() - (settings.METERING["IDLE_SECONDS"] if is_crowded else FORGET_SECONDS)
         for holding in list(self._holdings.values()):
-            if holding.touched_at < before:
-                with holding.lock:
-                    if holding.lease is None and holding.pending == 0:
-                        self._holdings.pop(holding.tenant_id, None)
+            with holding.lock:
+                if holding.pending == 0 and all(s.lease is None and s.touched_at < before for s in holding.slots()):
+                    self._holdings.pop(holding.tenant_id, None)
 
-    @staticmethod
-    def _is_idle(holding: Holding, now: float) -> bool:
-        return bool(now - holding.touched_at > settings.METERING["IDLE_SECONDS"])
+    @property
+    def tenants_known(self) -> int:
+        return len(self._holdings)
+
+    def _share(self) -> int:
+        return max(int(settings.METERING["LEASE_SHARE"]), SHARE_FOR_EACH_PROCESS * self._process.live)
+
+    def _is_scarce(self, holding: Holding) -> bool:
+        remaining = holding.remaining
+        return remaining is not None and remaining <= self._share()
 
     # -- inside the holding's lock -------------------------------------------------------------------------------------
 
-    def _new_lease(self, holding: Holding, now: float) -> Lease | None:
-        """A lease with at least one unit; None when the call is to be admitted openly; raises as `admit` does."""
-        if holding.refusal is not None and now < holding.refused_until:
-            raise holding.refusal
-        self._drop(holding)
-        self._adapt(holding, now)
-        try:
-            lease = self._grant(holding, now)
-        except Unreachable:
-            bounds = holding.bounds
-            if bounds is None or bounds.on_outage != OnOutage.OPEN:
-                raise LimitUnknown from None
-            return None
-        holding.lease, holding.granted_at, holding.refusal = lease, now, None
-        self._leased.add(holding)
-        return lease
-
-    def _admit_openly(self, holding: Holding, now: float) -> Ticket:
-        bounds = holding.bounds
-        assert bounds is not None
-        if now >= bounds.end:
-            period = periods.containing(bounds.anchor, datetime.fromtimestamp(now, UTC))
-            bounds = replace(bounds, start=period.start.timestamp(), end=period.end.timestamp())
-            self._see(holding, bounds, used=0)
-        holding.pending += 1
-        return Ticket(holding, None, bounds, now)
-
-    def _adapt(self, holding: Holding, now: float) -> None:
-        """Ask for twice as much when the last grant was used up fast, for half when it lasted long."""
-        lasted = now - holding.granted_at
-        if lasted < SHORT_SECONDS:
-            holding.want = min(holding.want * 2, settings.METERING["LEASE_MAX_UNITS"])
-        elif lasted > LONG_SECONDS:
-            holding.want = max(1, holding.want // 2)
-
-    def _grant(self, holding: Holding, now: float) -> Lease:
-        row = self._ask(holding, now)
+    def _new_lease(self, holding: Holding, slot: Slot, now: float, call: tuple[int, int, int]) -> tuple[Slot, Lease]:
+        """A lease with enough units and its place. Raises Unreachable and, as `admit` does, Refused and NoAllowance."""
+        project_id, key_id, cost = call
+        refusal = slot.refusal
+        if refusal is not None and now < slot.refused_until and cost >= refusal.cost:
+            raise Refused(refusal)
+        self._drop(holding, slot)
+        self._adapt(slot, now)
+        row = self._ask(holding, slot, now, call)
         if row is None:
             self._open_period(holding.tenant_id, now)
-            row = self._ask(holding, now)
-        if row is not None and row[1] == 0 and self._reclaim(holding.tenant_id, row[2]):
-            row = self._ask(holding, now)
-        if row is None:
-            raise NoAllowance
-        lease_id, units, bounds, used = row
-        self._see(holding, bounds, used=used)
-        if units:
-            return Lease(lease_id, bounds, units)
-        final = bounds.admits is not None and used >= bounds.admits
-        holding.refusal = Refused(bounds, used=used, final=final)
-        holding.refused_until = now + settings.METERING["REFUSAL_MEMORY_SECONDS"] * (1 if final else PROVISIONAL_SHARE)
-        raise holding.refusal
+            row = self._ask(holding, slot, now, call)
+            if row is None:
+                raise NoAllowance
+        self._see(holding, _bounds(holding, row), used=row.used)
+        bounds: Any = holding.bounds
+        want, slot = slot.want, holding.slot(project_id, key_id)  # only now it is known which limits apply
+        if row.refused_by:
+            slot.refusal = Refusal(
+                bounds, row.refused_by, row.refused_limit, row.refused_used, row.refused_end,
+                row.refused_used + cost > row.refused_limit, cost,
+            )  # fmt: skip
+            memory = settings.METERING["REFUSAL_MEMORY_SECONDS"]
+            slot.refused_until = now + memory * (1 if slot.refusal.final else PROVISIONAL_SHARE)
+            raise Refused(slot.refusal)
+        slot.lease = Lease(row.lease_id, bounds, row.units, row.lease_until)
+        slot.want, slot.granted_at, slot.refusal = want, now, None
+        slot.is_scarce = row.spare is not None and row.spare <= self._share()
+        self._leased[slot] = holding
+        return slot, slot.lease
 
-    def _ask(self, holding: Holding, now: float) -> tuple[UUID, int, Bounds, int] | None:
+    def _admit_openly(self, holding: Holding, slot: Slot, now: float, cost: int) -> Ticket:
+        bounds = holding.bounds
+        if bounds is None or bounds.on_outage != OnOutage.OPEN:
+            raise LimitUnknown from None
+        if now >= bounds.end:
+            period = periods.containing(bounds.anchor, datetime.fromtimestamp(now, UTC))
+            bounds = replace(bounds, start=period.start.timestamp(), end=period.end.timestamp(), policy_text="")
+            self._see(holding, bounds, used=0)
+        slot.touched_at = now
+        holding.pending += cost
+        return Ticket(holding, slot, None, bounds, now, cost)
+
+    @staticmethod
+    def _adapt(slot: Slot, now: float) -> None:
+        """Ask for twice as much when the last grant was used up fast, for half when it lasted long."""
+        lasted = now - slot.granted_at
+        if lasted < SHORT_SECONDS:
+            slot.want = min(slot.want * 2, settings.METERING["LEASE_MAX_UNITS"])
+        elif lasted > LONG_SECONDS:
+            slot.want = max(1, slot.want // 2)
+
+    def _ask(self, holding: Holding, slot: Slot, now: float, call: tuple[int, int, int]) -> "Granted | None":
+        project_id, key_id, cost = call
         lease_id = uuid.uuid4()
-        parameters = {
-            "tenant": holding.tenant_id,
-            "now": datetime.fromtimestamp(now, UTC),
-            "want": holding.want,
-            "share": settings.METERING["LEASE_SHARE"],
-            "lease": lease_id,
-            "process": self._process.id,
-        }
+        parameters = (
+            holding.tenant_id, project_id, key_id, datetime.fromtimestamp(now, UTC), slot.want * cost, cost, self._share(),
+            lease_id, self._process.id, settings.METERING["LEASE_SECONDS"],
+        )  # fmt: skip
         asked = self._clock.monotonic()
         try:
             with self._database.connection() as connection:
@@ -314,34 +342,34 @@ class Leases:
         except Unreachable:
             self._return(holding.tenant_id, lease_id, None)  # the grant may have happened
             raise
-        if row is None:
+        granted = Granted(lease_id, *row)
+        if granted.units is None:
             return None
-        units, used, included, admits, start, end, anchor, label, policy, on_outage, burst, database_epoch = row
-        self._clock.set(database_epoch=database_epoch, asked=asked)
-        return lease_id, units, Bounds(start, end, anchor, included, admits, label, policy, on_outage, burst), used
+        self._clock.set(database_epoch=granted.database_now, asked=asked)
+        return granted
 
     def _open_period(self, tenant_id: UUID, now: float) -> None:
+        instant = datetime.fromtimestamp(now, UTC)
         with self._database.connection() as connection:
             row: Any = connection.execute(
                 "SELECT anchor FROM metering_allowance WHERE tenant_id = %s", (tenant_id,)
             ).fetchone()
             if row is None:
                 raise NoAllowance
-            period = periods.containing(row[0], datetime.fromtimestamp(now, UTC))
-            connection.execute(OPEN_PERIOD, {"tenant": tenant_id, "start": period.start, "end": period.end})
+            period = periods.containing(row[0], instant)
+            connection.execute(
+                "SELECT metering_open_period(%s, %s, %s, %s)", (tenant_id, period.start, period.end, instant)
+            )
 
-    def _reclaim(self, tenant_id: UUID, bounds: Bounds) -> bool:
-        with self._database.connection() as connection:
-            return reclaim(connection, tenant_id=tenant_id, period_start=bounds.period.start)
-
-    def _see(self, holding: Holding, bounds: Bounds, *, used: int) -> None:
+    @staticmethod
+    def _see(holding: Holding, bounds: Bounds, *, used: int) -> None:
         if holding.bounds is None or holding.bounds.start != bounds.start:
             holding.pending = 0
         holding.bounds, holding.used = bounds, used
 
-    def _drop(self, holding: Holding) -> None:
-        lease, holding.lease = holding.lease, None
-        self._leased.discard(holding)
+    def _drop(self, holding: Holding, slot: Slot) -> None:
+        lease, slot.lease = slot.lease, None
+        self._leased.pop(slot, None)
         if lease is not None and lease.left:
             self._return(holding.tenant_id, lease.id, lease.left)
             lease.left = 0
@@ -352,6 +380,45 @@ class Leases:
             self._returns[tenant_id, lease_id] = None if units is None or known is None else known + units
 
 
-def _is_scarce(holding: Holding) -> bool:
-    remaining = holding.remaining
-    return remaining is not None and remaining <= settings.METERING["LEASE_SHARE"]
+class Granted(NamedTuple):
+    """One row of `metering_grant`. Without a period or an allowance, `units` and all that follows are None."""
+
+    lease_id: UUID
+    units: int
+    spare: int | None  # units that are still free, after this grant
+    lease_until: float
+    refused_by: str | None
+    refused_limit: int
+    refused_used: int
+    refused_end: float
+    used: int
+    included: int | None
+    admits: int | None
+    period_start: float
+    period_end: float
+    anchor: datetime
+    label: str
+    policy: str
+    on_outage: str
+    recording: str
+    burst_per_second: int
+    daily_cap: int | None
+    limited_projects: list[int] | None
+    limited_keys: list[int] | None
+    database_now: float
+
+
+def _bounds(holding: Holding, row: Granted) -> Bounds:
+    """The bounds that a grant was made under: those that are known already, unless something changed."""
+    new = Bounds(
+        row.period_start, row.period_end, row.anchor, row.included, row.admits, row.label, row.policy, row.on_outage,
+        row.burst_per_second, row.recording == Recording.DURABLE, row.daily_cap, frozenset(row.limited_projects or ()),
+        frozenset(row.limited_keys or ()),
+    )  # fmt: skip
+    known = holding.bounds
+    return known if known is not None and _facts(known) == _facts(new) else new
+
+
+def _facts(bounds: Bounds) -> tuple[object, ...]:
+    names = Bounds.__slots__[:-1]  # all but the text
+    return tuple(getattr(bounds, name) for name in names)

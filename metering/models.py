@@ -27,6 +27,11 @@ class OnOutage(models.TextChoices):
     OPEN = "open", _("Open: serve, and count later")
 
 
+class Recording(models.TextChoices):
+    BUFFERED = "buffered", _("Buffered: answered at once, committed within 50 ms")
+    DURABLE = "durable", _("Durable: committed before the answer is sent")
+
+
 class Allowance(models.Model):
     """What metering enforces for a tenant. Billing pushes it down; `label` is for people, nothing here knows plans."""
 
@@ -40,6 +45,9 @@ class Allowance(models.Model):
     )
     policy = models.CharField(max_length=16, choices=Policy.choices)
     on_outage = models.CharField(max_length=16, choices=OnOutage.choices, default=OnOutage.CLOSED)
+    recording = models.CharField(
+        max_length=16, choices=Recording.choices, default=Recording.BUFFERED, db_default=Recording.BUFFERED
+    )
     burst_per_second = models.PositiveIntegerField(help_text=_("Calls per second."))
     anchor = models.DateTimeField(help_text=_("Periods are this instant plus n months (UTC)."))
     changed_at = models.DateTimeField(default=timezone.now, db_index=True)
@@ -60,6 +68,9 @@ class Allowance(models.Model):
             ),
             models.CheckConstraint(condition=models.Q(policy__in=Policy.values), name="allowance_policy_known"),
             models.CheckConstraint(condition=models.Q(on_outage__in=OnOutage.values), name="allowance_on_outage_known"),
+            models.CheckConstraint(
+                condition=models.Q(recording__in=Recording.values), name="allowance_recording_known"
+            ),
         )
 
     def __str__(self) -> str:
@@ -70,6 +81,40 @@ class Allowance(models.Model):
         """Calls that are admitted in a period; None without a bound."""
         bounds = [self.hard_limit, self.included if self.policy != Policy.RATE else None]
         return min((bound for bound in bounds if bound is not None), default=None)
+
+
+class LimitKind(models.TextChoices):
+    DAY = "day", _("Daily cap of the tenant (UTC day)")
+    PROJECT = "project", _("Limit of a project per period")
+    KEY = "key", _("Limit of an API key per period")
+
+
+class SubLimit(models.Model):
+    """A limit that the customer sets below the allowance: a daily cap, or what one project or key may use in a period."""
+
+    tenant = models.ForeignKey("tenants.Tenant", on_delete=models.CASCADE, related_name="sub_limits")
+    kind = models.CharField(max_length=16, choices=LimitKind.choices)
+    subject_id = models.BigIntegerField(default=0, help_text=_("Id of the project or API key; 0 for the daily cap."))
+    calls = models.BigIntegerField(help_text=_("Units that are admitted in the day or period."))
+    set_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        verbose_name = _("sub-limit")
+        ordering = ("tenant", "kind", "subject_id")
+        constraints = (
+            models.UniqueConstraint(fields=("tenant", "kind", "subject_id"), name="sublimit_once_for_each_subject"),
+            models.CheckConstraint(
+                condition=models.Q(calls__gte=0, calls__lte=MAX_CALLS), name="sublimit_calls_in_range"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(kind=LimitKind.DAY, subject_id=0)
+                | models.Q(kind__in=[LimitKind.PROJECT, LimitKind.KEY], subject_id__gt=0),
+                name="sublimit_names_its_subject",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} of {self.tenant}: {self.calls:,}"
 
 
 class Process(models.Model):

@@ -16,7 +16,8 @@ INSERT INTO metering_process (id, host, pid, started_at, renewed_at, expires_at,
 VALUES (%(id)s, %(host)s, %(pid)s, clock_timestamp(), clock_timestamp(),
         clock_timestamp() + make_interval(secs => %(lease_seconds)s), coalesce(%(counted_to)s, clock_timestamp()))
 ON CONFLICT (id) DO UPDATE SET renewed_at = EXCLUDED.renewed_at, expires_at = EXCLUDED.expires_at, counted_to = EXCLUDED.counted_to
-RETURNING extract(epoch FROM clock_timestamp())::float8
+RETURNING extract(epoch FROM clock_timestamp())::float8,
+          (SELECT count(*) FROM metering_process WHERE expires_at > clock_timestamp())
 """
 # Expired rows stay until their leases were reclaimed or are long gone: the row is what says that they are dead.
 BURY = "DELETE FROM metering_process WHERE expires_at < clock_timestamp() - interval '1 hour'"
@@ -30,6 +31,7 @@ class Registration:
     def __init__(self, clock: DatabaseClock) -> None:
         self.id = uuid.uuid4()
         self.on_lapse: Callable[[], None] = _nothing  # the engine sets it: leases need the registration first
+        self.live = 1  # processes that are registered: grants are shared among them
         self._clock = clock
         self._good_until = float("-inf")
 
@@ -54,7 +56,9 @@ class Registration:
         assert row is not None
         if self.is_lapsed():  # others may have reclaimed our leases before this renewal arrived
             self.on_lapse()
-        self._clock.set(database_epoch=row[0], asked=asked)
+        database_epoch, live = row
+        self.live = max(1, live)
+        self._clock.set(database_epoch=database_epoch, asked=asked)
         self._good_until = asked + lease_seconds * (1 - MARGIN)
 
     def resign(self, connection: Connection) -> None:

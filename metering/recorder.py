@@ -17,7 +17,7 @@ from uuid import UUID
 class Entry(NamedTuple):
     """One answered call. Instants are seconds since the epoch by database time."""
 
-    id: UUID
+    id: str  # see call_id
     tenant_id: UUID
     project_id: int
     key_id: int
@@ -55,6 +55,12 @@ class Batch:
                 uuid.uuid5(self.id, str(tenant_id)),
             )
 
+    def halves(self) -> "tuple[Batch, Batch]":
+        """The same records in two batches; their ids follow from this one's, so that a retry repeats them."""
+        middle = len(self.entries) // 2
+        first = Batch(self.entries[:middle], self.returns, uuid.uuid5(self.id, "first half"))
+        return first, Batch(self.entries[middle:], {}, uuid.uuid5(self.id, "second half"))
+
 
 @dataclass(frozen=True, slots=True)
 class Settled:
@@ -66,11 +72,12 @@ class Settled:
     recorded: int  # units that this flush added
 
 
-def call_id(occurred_at: float) -> UUID:
+def call_id(occurred_at: float) -> str:
     """A version 7 UUID (RFC 9562): it begins with the call's time, so a call is found by its id without an index of its own."""
-    milliseconds = int(occurred_at * 1000)
+    head = f"{int(occurred_at * 1000):012x}"
     chance = int.from_bytes(os.urandom(10), "big")
-    return UUID(int=(milliseconds << 80) | (0x7 << 76) | (chance >> 68 << 64) | (0b10 << 62) | (chance & (2**62 - 1)))
+    tail = f"{chance >> 68:03x}{0x8000_0000_0000_0000 | chance & (2**62 - 1):016x}"
+    return f"{head[:8]}-{head[8:]}-7{tail[:3]}-{tail[3:7]}-{tail[7:]}"
 
 
 class Buffer:

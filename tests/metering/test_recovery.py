@@ -149,7 +149,7 @@ def test_a_thawed_process_does_not_use_leases_that_were_reclaimed(
     thawed = engine.Engine(clock=DatabaseClock(frozen))
     thawed._tend()
     admitted = 0
-    while (lease := thawed.holding(acme.tenant.id).lease) is None or lease.left < 3:
+    while (lease := thawed.holding(acme.tenant.id).whole.lease) is None or lease.left < 3:
         thawed.leases.admit(acme.tenant.id)
         admitted += 1
     frozen.ahead += 60
@@ -251,7 +251,7 @@ def test_a_fork_starts_with_an_engine_of_its_own(committed: None, make_tenant: M
 
 def test_a_call_id_begins_with_its_time() -> None:
     at = 1_795_500_000.123
-    made = call_id(at)
+    made = uuid.UUID(call_id(at))
     assert made.version == 7
     assert made.variant == uuid.RFC_4122
     assert made.int >> 80 == 1_795_500_000_123
