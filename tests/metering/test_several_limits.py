@@ -189,7 +189,8 @@ def test_a_burst_refusal_takes_no_units(make_tenant: MakeTenant) -> None:
 
 def test_a_limit_names_something_of_the_tenants_own(make_tenant: MakeTenant) -> None:
     acme, initech = make_tenant(), make_tenant("Initech")
-    for kind, subject_id in [(LimitKind.KEY, initech.key.id), (LimitKind.PROJECT, initech.key.project_id), (LimitKind.DAY, 7)]:  # fmt: skip
+    foreign = [(LimitKind.KEY, initech.key.id), (LimitKind.PROJECT, initech.key.project_id), (LimitKind.DAY, 7)]
+    for kind, subject_id in foreign:
         with pytest.raises(limits.UnusableLimit, match="no such"):
             limits.put(tenant=acme.tenant, kind=kind, subject_id=subject_id, calls=5, actor="test")
     with pytest.raises(limits.UnusableLimit, match="number of calls"):

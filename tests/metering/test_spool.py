@@ -1,0 +1,144 @@
+"""Records that cannot be committed wait in a file that survives its process."""
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from metering.recorder import Batch, Entry
+from metering.spool import Spool, SpoolFull, adopt
+
+ENTRIES = st.builds(
+    Entry,
+    id=st.uuids().map(str), tenant_id=st.uuids(), project_id=st.integers(1, 2**62), key_id=st.integers(1, 2**62),
+    capability=st.text(), outcome=st.sampled_from(["billable", "failed", "refused"]), reason=st.text(max_size=9),
+    status=st.integers(100, 599), units=st.integers(0, 10**12), latency_us=st.integers(0, 2**31 - 1),
+    occurred_at=st.floats(0, 4e9), period_start=st.floats(0, 4e9), period_end=st.floats(0, 4e9),
+    lease_id=st.none() | st.uuids(), calls=st.integers(1, 10**6),
+)  # fmt: skip
+RETURNS = st.dictionaries(st.tuples(st.uuids(), st.uuids()), st.none() | st.integers(0, 10**12), max_size=3)
+BATCHES = st.lists(st.builds(Batch, st.lists(ENTRIES, max_size=3).map(tuple), RETURNS), min_size=1, max_size=4)
+MANY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def taken(into: list[Batch]) -> Callable[[Batch], bool]:
+    def send(batch: Batch) -> bool:
+        into.append(batch)
+        return True
+
+    return send
+
+
+def entry(**changes: object) -> Entry:
+    values = {
+        "id": str(uuid4()), "tenant_id": uuid4(), "project_id": 1, "key_id": 1, "capability": "storage", "outcome": "billable",
+        "reason": "", "status": 200, "units": 1, "latency_us": 1, "occurred_at": 1.5, "period_start": 1.0, "period_end": 9.0,
+        "lease_id": None,
+    }  # fmt: skip
+    return Entry(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def files(folder: Path) -> list[Path]:
+    return list(folder.glob("*.spool"))
+
+
+@MANY
+@given(batches=BATCHES)
+def test_what_goes_in_comes_out_in_order(tmp_path: Path, batches: list[Batch]) -> None:
+    spool = Spool(tmp_path / "spool", max_bytes=10**9)
+    for batch in batches:
+        spool.append(batch)
+    out: list[Batch] = []
+    assert spool.drain(taken(out))
+    assert out == batches
+    assert files(tmp_path / "spool") == []
+
+
+@MANY
+@given(batches=BATCHES, torn=st.integers(1, 2000))
+def test_a_torn_end_loses_only_what_was_torn(tmp_path: Path, batches: list[Batch], torn: int) -> None:
+    folder = tmp_path / uuid4().hex
+    spool = Spool(folder, max_bytes=10**9)
+    ends = []
+    for batch in batches:
+        spool.append(batch)
+        ends.append(files(folder)[0].stat().st_size)
+    length = max(0, ends[-1] - torn)
+    os.truncate(files(folder)[0], length)
+    spool.close()
+    out: list[Batch] = []
+    adopt(folder, taken(out))
+    assert out == batches[: sum(end <= length for end in ends)]
+    assert files(folder) == []
+
+
+def test_a_living_process_keeps_its_file_and_a_dead_ones_is_adopted(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=10**6)
+    batch = Batch((entry(), entry()), {})
+    spool.append(batch)
+    out: list[Batch] = []
+    assert adopt(tmp_path, taken(out)) == 0
+    spool.close()
+    assert adopt(tmp_path, taken(out)) == 2
+    assert out == [batch]
+    assert adopt(tmp_path, taken(out)) == 0
+
+
+def test_what_cannot_be_sent_yet_is_sent_later_and_nothing_twice(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=10**6)
+    batches = [Batch((entry(),), {}) for _ in range(3)]
+    for batch in batches:
+        spool.append(batch)
+    out: list[Batch] = []
+    assert not spool.drain(lambda batch: not out and taken(out)(batch))
+    spool.append(batches[0])
+    assert spool.drain(taken(out))
+    assert out == [*batches, batches[0]]
+
+
+def test_an_orphan_stays_while_it_cannot_be_sent(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=10**6)
+    spool.append(Batch((entry(),), {}))
+    spool.close()
+    assert adopt(tmp_path, lambda _: False) == 0
+    assert len(files(tmp_path)) == 1
+
+
+def test_a_full_spool_says_so_and_keeps_what_it_has(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=1200)
+    batch = Batch((entry(),), {})
+    spool.append(batch)
+    spool.append(batch)
+    with pytest.raises(SpoolFull):
+        spool.append(batch)
+    assert files(tmp_path)[0].stat().st_size <= 1200
+    spool.close()
+
+
+def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "new" / "spool", max_bytes=1000)
+    spool.append(Batch((), {(uuid4(), uuid4()): None}))
+    file = files(tmp_path / "new" / "spool")[0]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    spool.close()
+
+
+def test_a_file_of_an_older_version_is_read_with_todays_defaults(tmp_path: Path) -> None:
+    import json
+    import zlib
+
+    fields = [name for name in Entry._fields if name != "calls"]
+    values = [None if name == "lease_id" else getattr(entry(), name) for name in fields]
+    content = {"id": str(uuid4()), "fields": [*fields, "gone"], "entries": [[*values, 7]], "returns": []}
+    text = json.dumps(content, default=str).encode()
+    (tmp_path / "old.spool").write_bytes(b"%08x %s\n" % (zlib.crc32(text), text))
+    out: list[Batch] = []
+    assert adopt(tmp_path, taken(out)) == 1
+    assert out[0].entries[0].calls == 1
+    assert isinstance(out[0].id, UUID)
