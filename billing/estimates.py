@@ -103,7 +103,7 @@ def _priced(
 
 def same_span(*, statement: Statement, group_by: usage.GroupBy = usage.GroupBy.CAPABILITY) -> dict[str, usage.Counts]:
     """The last period's counts by group, up to the same place (to the hour) as the running one has reached."""
-    before = periods.previous(statement.allowance.anchor, statement.period)
+    before, _ = usage.last_periods(allowance=statement.allowance, now=statement.now, count=2)
     end = min(before.start + (statement.now - statement.period.start), before.end)
     scope = usage.Scope(statement.allowance.tenant_id, periods.hour_of(before.start), end, before.start)
     found: dict[str, usage.Counts] = {}
@@ -126,8 +126,8 @@ class Month:
 def months(*, account: Account, now: datetime, count: int = 13) -> list[Month]:
     """The last `count` billing periods, oldest first, the running one last; priced under the present version."""
     allowance = Allowance.objects.get(pk=account.tenant_id)
-    current = usage.current_period(allowance=allowance, now=now)
-    wanted = periods.last(allowance.anchor, current, count)
+    wanted = usage.last_periods(allowance=allowance, now=now, count=count)
+    current = wanted[-1]
     found = usage.by_period(tenant_id=account.tenant_id, wanted=wanted)
     reached = now - current.start
     terms = accounts.pricing_terms(account.plan_version)

@@ -182,7 +182,9 @@ METERING = {
     "FLUSH_CALLS": 500,
     "BUFFER_CALLS": env.int("METERING_BUFFER_CALLS", 200_000),  # records kept while PostgreSQL is away
     "TENANTS_KEPT": env.int("METERING_TENANTS_KEPT", 10_000),  # whose leases and bounds a process keeps in memory
-    "SPOOL_DIR": env("METERING_SPOOL_DIR", default=str(BASE_DIR / "var" / "spool")),  # records that outlive their process
+    "SPOOL_DIR": env(
+        "METERING_SPOOL_DIR", default=str(BASE_DIR / "var" / "spool")
+    ),  # records that outlive their process
     "SPOOL_MAX_BYTES": env.int("METERING_SPOOL_MAX_BYTES", 256 * 1024 * 1024),  # of one process
     "POOL_SIZE": env.int("METERING_POOL_SIZE", 4),
     "STATEMENT_TIMEOUT_MS": env.int("METERING_STATEMENT_TIMEOUT_MS", 5000),

@@ -103,6 +103,10 @@ class Engine:
             self.backlog.keep(batch)
             return False
 
+    def adopt(self) -> None:
+        """Calls that processes of this machine left on disk when they ended are in the ledger."""
+        self.backlog.adopt(self._send_foreign)
+
     def _send(self, batch: Batch) -> bool:
         """The batch is in the ledger, what it cannot take set aside; False while PostgreSQL is away."""
         settled = self._commit(batch)
@@ -208,7 +212,7 @@ class Engine:
             if is_time or self.leases.tenants_known > settings.METERING["TENANTS_KEPT"]:
                 self.leases.forget_idle()
             if is_time:
-                self.backlog.adopt(self._send_foreign)
+                self.adopt()
         except Unreachable:
             self._renewed_at = now - RENEW_SECONDS * 0.75  # again in a quarter of a second
 

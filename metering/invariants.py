@@ -67,7 +67,11 @@ WITH log AS (
            coalesce(sum(calls) FILTER (WHERE outcome = 'billable'), 0) AS billable,
            coalesce(sum(calls) FILTER (WHERE outcome = 'failed'), 0) AS failed,
            coalesce(sum(calls) FILTER (WHERE outcome = 'refused'), 0) AS refused
-    FROM metering_call WHERE occurred_at >= %(since)s {and_where} GROUP BY 1, 2
+    FROM (
+        SELECT tenant_id, occurred_at, outcome, calls, units FROM metering_call WHERE occurred_at >= %(since)s {and_where}
+        UNION ALL
+        SELECT tenant_id, occurred_at, 'billable', calls, units FROM metering_adjustment WHERE occurred_at >= %(since)s {and_where}
+    ) AS ledger GROUP BY 1, 2
 ), hours AS (
     SELECT tenant_id, hour, sum(units) AS units, sum(billable) AS billable, sum(failed) AS failed, sum(refused) AS refused
     FROM metering_usage_hour WHERE hour >= %(since)s {and_where} GROUP BY 1, 2
@@ -79,6 +83,44 @@ FROM log c FULL JOIN hours h USING (tenant_id, hour)
 WHERE (coalesce(c.units, 0), coalesce(c.billable, 0), coalesce(c.failed, 0), coalesce(c.refused, 0))
    <> (coalesce(h.units, 0), coalesce(h.billable, 0), coalesce(h.failed, 0), coalesce(h.refused, 0))
 GROUP BY tenant_id ORDER BY tenant_id
+"""
+MONTHS = """
+WITH months AS (
+    SELECT tenant_id, month, units, billable, failed, refused FROM metering_usage_month {where}
+), hours AS (
+    SELECT tenant_id, date_trunc('month', hour, 'UTC') AS month, sum(units) AS units, sum(billable) AS billable,
+           sum(failed) AS failed, sum(refused) AS refused
+    FROM metering_usage_hour {where} GROUP BY 1, 2
+)
+SELECT tenant_id, month, coalesce(m.units, 0), coalesce(h.units, 0)
+FROM months m FULL JOIN hours h USING (tenant_id, month)
+WHERE (coalesce(m.units, 0), coalesce(m.billable, 0), coalesce(m.failed, 0), coalesce(m.refused, 0))
+   <> (coalesce(h.units, 0), coalesce(h.billable, 0), coalesce(h.failed, 0), coalesce(h.refused, 0))
+ORDER BY tenant_id, month
+"""
+WINDOWS = """
+SELECT tenant_id, w.kind, w.subject_id, w.window_start, w.used, h.used, w.reserved, l.units
+FROM (SELECT * FROM metering_window {where}) w
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(units), 0) AS used FROM metering_usage_hour h WHERE h.tenant_id = w.tenant_id AND CASE w.kind
+        WHEN 'day' THEN h.hour >= w.window_start AND h.hour < w.window_start + interval '1 day'
+        WHEN 'project' THEN h.period_start = w.window_start AND h.project_id = w.subject_id
+        ELSE h.period_start = w.window_start AND h.api_key_id = w.subject_id END
+) h
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(units), 0) AS units FROM metering_lease l WHERE l.tenant_id = w.tenant_id AND CASE w.kind
+        WHEN 'day' THEN l.day = w.window_start
+        WHEN 'project' THEN l.period_start = w.window_start AND l.project_id = w.subject_id
+        ELSE l.period_start = w.window_start AND l.api_key_id = w.subject_id END
+) l
+WHERE (w.used, w.reserved) <> (h.used, l.units)
+ORDER BY tenant_id, w.kind, w.subject_id
+"""
+OVERLAPS = """
+SELECT tenant_id, a.period_start, a.period_end, b.period_start FROM (SELECT * FROM metering_quota {where}) a
+JOIN metering_quota b USING (tenant_id)
+WHERE a.period_start < b.period_start AND a.period_end > b.period_start
+ORDER BY tenant_id, a.period_start
 """
 SET_ASIDE = "SELECT tenant_id, count(*), sum(calls), min(at) FROM metering_setaside {where} GROUP BY tenant_id ORDER BY tenant_id"
 DEAD_LEASES = """
@@ -110,8 +152,39 @@ def reserved_equals_leases(*, tenant_id: UUID | None = None) -> list[Violation]:
     ]
 
 
+def months_equal_usage_hours(*, tenant_id: UUID | None = None) -> list[Violation]:
+    """I4: a month of the rollup is the sum of its usage hours, by outcome and units."""
+    return [
+        Violation(tenant, f"{month:%B %Y}: the month says {units} units, its usage hours {hours}")
+        for tenant, month, units, hours in _rows(MONTHS, tenant_id)
+    ]
+
+
+def windows_equal_ledger(*, tenant_id: UUID | None = None) -> list[Violation]:
+    """I4: what a narrower limit counts as used and reserved is the sum of its usage hours and of its leases."""
+    return [
+        Violation(
+            tenant,
+            f"{kind} {subject} from {start:%Y-%m-%d}: used {used}, usage hours say {hours}; "
+            f"reserved {reserved}, leases hold {held}",
+        )
+        for tenant, kind, subject, start, used, hours, reserved, held in _rows(WINDOWS, tenant_id)
+    ]
+
+
+def periods_do_not_overlap(*, tenant_id: UUID | None = None) -> list[Violation]:
+    """I8: no instant lies in two periods of a tenant."""
+    return [
+        Violation(
+            tenant,
+            f"the period from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} reaches over {other:%Y-%m-%d %H:%M}",
+        )
+        for tenant, start, end, other in _rows(OVERLAPS, tenant_id)
+    ]
+
+
 def usage_hours_equal_call_log(*, since: datetime, tenant_id: UUID | None = None) -> list[Violation]:
-    """I4: each usage hour from `since` (a day that the call log keeps) is the sum of its calls, by outcome and units."""
+    """I4: each usage hour from `since` (the log keeps that day) is the sum of its calls and adjustments, by outcome and units."""
     return [
         Violation(
             tenant,
@@ -138,6 +211,21 @@ def no_dead_leases(*, lease_seconds: float, tenant_id: UUID | None = None) -> li
             DEAD_LEASES, tenant_id, lease_seconds=lease_seconds, times=DEAD_LEASE_TIMES
         )
     ]
+
+
+def broken(*, tenant_id: UUID | None = None) -> dict[str, list[Violation]]:
+    """What does not hold, by name; nothing when all is well. What only waits for a person is not among it. One snapshot."""
+    with snapshot():
+        since = kept_since()
+        found = {
+            "quotas": quotas_equal_usage_hours(tenant_id=tenant_id),
+            "reserved": reserved_equals_leases(tenant_id=tenant_id),
+            "months": months_equal_usage_hours(tenant_id=tenant_id),
+            "windows": windows_equal_ledger(tenant_id=tenant_id),
+            "periods": periods_do_not_overlap(tenant_id=tenant_id),
+            "call log": usage_hours_equal_call_log(since=since, tenant_id=tenant_id) if since else [],
+        }
+    return {name: violations for name, violations in found.items() if violations}
 
 
 def kept_since() -> datetime | None:

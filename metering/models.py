@@ -269,3 +269,57 @@ class UsageHour(models.Model):
 
     def __str__(self) -> str:
         return f"{self.tenant_id} {self.hour:%Y-%m-%d %H}h {self.capability}"
+
+
+class UsageMonth(models.Model):
+    """A tenant's calendar month (UTC), written with each flush (view `metering_usage_month_row` over `metering_usage_month`)."""
+
+    key = models.CharField(primary_key=True, max_length=60)
+    tenant = models.ForeignKey("tenants.Tenant", on_delete=models.DO_NOTHING, db_constraint=False, related_name="+")
+    month = models.DateTimeField()
+    billable = models.BigIntegerField(help_text=_("Billable calls."))
+    units = models.BigIntegerField(help_text=_("Units billed."))
+    failed = models.BigIntegerField()
+    refused = models.BigIntegerField()
+
+    class Meta:
+        managed = False
+        db_table = "metering_usage_month_row"
+        ordering = ("-month", "-units")
+
+    def __str__(self) -> str:
+        return f"{self.tenant_id} {self.month:%Y-%m}"
+
+
+class AdjustmentKind(models.TextChoices):
+    VOID = "void", _("Void: cancels a recorded call")
+    AMEND = "amend", _("Amend: changes the units of a recorded call")
+    BACKFILL = "backfill", _("Backfill: adds calls that were served and not recorded")
+
+
+class Adjustment(models.Model):
+    """A correction of the ledger. Append-only: it adds or takes away, and the call it corrects stays as it was recorded."""
+
+    id = models.UUIDField(primary_key=True)
+    tenant = models.ForeignKey("tenants.Tenant", on_delete=models.DO_NOTHING, db_constraint=False, related_name="+")
+    kind = models.CharField(max_length=16, choices=AdjustmentKind.choices)
+    call_id = models.UUIDField(null=True, help_text=_("The call that is voided or amended."))
+    occurred_at = models.DateTimeField(help_text=_("When the calls were made (UTC)."))
+    period_start = models.DateTimeField()
+    project = models.ForeignKey("tenants.Project", on_delete=models.DO_NOTHING, db_constraint=False, related_name="+")
+    api_key = models.ForeignKey("tenants.ApiKey", on_delete=models.DO_NOTHING, db_constraint=False, related_name="+")
+    capability = models.CharField(max_length=60)
+    calls = models.BigIntegerField(help_text=_("Billable calls added; -1 for a void."))
+    units = models.BigIntegerField(help_text=_("Units added; negative takes away."))
+    actor = models.CharField(max_length=254)
+    reason = models.TextField()
+    source = models.CharField(max_length=200, blank=True, help_text=_("Where it comes from: a ticket, a file."))
+    created_at = models.DateTimeField()
+
+    class Meta:
+        managed = False
+        db_table = "metering_adjustment"
+        ordering = ("-created_at",)
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()}: {self.units:+,} units"

@@ -1,5 +1,6 @@
 """Background work of metering. Each task may run twice or not at all; PostgreSQL says what is due."""
 
+import logging
 from datetime import timedelta
 
 import redis
@@ -7,11 +8,13 @@ from celery import shared_task
 from django.conf import settings
 from django.utils import timezone
 
-from . import allowances, partitions
+from . import allowances, engine, invariants, partitions
 from .database import Database
-from .models import Allowance, Batch
+from .models import Batch
 from .reclaim import reclaim_everywhere
 
+logger = logging.getLogger(__name__)
+LOGGED = 20
 HEARTBEAT = "meterhouse:heartbeat"
 
 
@@ -25,10 +28,8 @@ def maintain_partitions() -> None:
 
 @shared_task
 def open_periods() -> None:
-    """The quota row of each tenant's running period exists; a call that comes first opens its own."""
-    now = timezone.now()
-    for allowance in Allowance.objects.iterator():
-        allowances.open_period(allowance=allowance, instant=now)
+    """The quota rows of each tenant's running period and of one that begins within a day exist."""
+    allowances.open_periods(now=timezone.now())
 
 
 @shared_task
@@ -40,6 +41,20 @@ def reclaim_dead() -> None:
             reclaim_everywhere(connection)
     finally:
         database.close()
+
+
+@shared_task
+def check_invariants() -> None:
+    """What must hold between ledger, rollups, quotas and leases holds, or an error names it."""
+    for name, violations in invariants.broken().items():
+        for violation in violations[:LOGGED]:
+            logger.error("Invariant '%s' is broken for tenant %s: %s", name, violation.tenant_id, violation.detail)
+
+
+@shared_task
+def adopt_spools() -> None:
+    """Calls that processes of this machine left on disk when they ended are in the ledger."""
+    engine.engine().adopt()
 
 
 @shared_task

@@ -5,7 +5,7 @@ All counts of one answer come from one statement, so they agree with each other 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -100,8 +100,35 @@ class Scope:
 
 
 def current_period(*, allowance: Allowance, now: datetime) -> periods.Period:
-    """The tenant's running period."""
-    return periods.containing(allowance.anchor, now)
+    """The tenant's running period: the one that is enforced, or what the anchor predicts while none is open."""
+    return last_periods(allowance=allowance, now=now, count=1)[0]
+
+
+def last_periods(*, allowance: Allowance, now: datetime, count: int) -> list[periods.Period]:
+    """The running period and those before it, `count` in all, oldest first; as the anchor predicts where none is known."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT period_start, period_end FROM metering_quota WHERE tenant_id = %s AND period_start <= %s "
+            "ORDER BY period_start DESC LIMIT %s",
+            [allowance.tenant_id, now, count],
+        )
+        known = [periods.Period(start, end) for start, end in cursor.fetchall()]
+    found: list[periods.Period] = []
+    instant = now
+    while len(found) < count:
+        found.append(_period_at(instant, known, allowance.anchor))
+        instant = found[-1].start - timedelta(microseconds=1)
+    return found[::-1]
+
+
+def _period_at(instant: datetime, known: list[periods.Period], anchor: datetime) -> periods.Period:
+    for period in known:
+        if instant in period:
+            return period
+    predicted = periods.containing(anchor, instant)
+    start = max([predicted.start, *(period.end for period in known if period.end <= instant)])
+    end = min([predicted.end, *(period.start for period in known if period.start > instant)])
+    return periods.Period(start, end)
 
 
 def as_of() -> datetime:

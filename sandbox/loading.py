@@ -37,6 +37,13 @@ LEFT JOIN (SELECT period_start, sum(units) AS used, sum(failed) AS failed, sum(r
 WHERE a.tenant_id = %(tenant)s
 ON CONFLICT (tenant_id, period_start) DO UPDATE SET used = EXCLUDED.used, failed = EXCLUDED.failed, refused = EXCLUDED.refused
 """
+MONTHS = """
+INSERT INTO metering_usage_month
+SELECT tenant_id, date_trunc('month', hour, 'UTC'), sum(billable), sum(units), sum(failed), sum(refused)
+FROM metering_usage_hour WHERE tenant_id = %(tenant)s GROUP BY 1, 2
+ON CONFLICT (tenant_id, month) DO UPDATE SET billable = EXCLUDED.billable, units = EXCLUDED.units, failed = EXCLUDED.failed,
+                                             refused = EXCLUDED.refused
+"""
 STATUSES = {"auth": (200,), "database": (200, 200, 200, 201, 404), "storage": (200, 200, 200, 201)}
 FAILURES = (500, 502, 503, 503)
 
@@ -64,7 +71,7 @@ class Loader:
                 copy.write(chunk)
 
     def open_periods(self) -> None:
-        """Each period of the frame has its quota row, which carries the usage hours loaded so far."""
+        """Each period of the frame has its quota row and each month its row; they carry the usage hours loaded so far."""
         covered = self._frame.periods
         parameters: dict[str, Any] = {
             "tenant": self._tenant_id,
@@ -73,6 +80,7 @@ class Loader:
         }
         with connection.cursor() as cursor:
             cursor.execute(CLOSE_PERIODS, parameters)
+            cursor.execute(MONTHS, parameters)
 
     def load_calls(self, cells: list[Cell]) -> int:
         """Call log, usage hours and quota hold every call of these cells; returns how many. A batch for each day."""
@@ -111,7 +119,7 @@ class Loader:
         occurred_at = cell.hour + random.random() * (end - cell.hour)
         project_id, key_id = self._keys[cell.key]
         return recorder.Entry(
-            _call_id(occurred_at, random), self._tenant_id, project_id, key_id, cell.stream.capability, answer.outcome,
+            str(_call_id(occurred_at, random)), self._tenant_id, project_id, key_id, cell.stream.capability, answer.outcome,
             answer.reason, answer.status, int(answer.outcome == "billable"), latency_us, occurred_at,
             period.start.timestamp(), period.end.timestamp(), None,
         )  # fmt: skip

@@ -110,13 +110,13 @@ def test_an_orphan_stays_while_it_cannot_be_sent(tmp_path: Path) -> None:
 
 
 def test_a_full_spool_says_so_and_keeps_what_it_has(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, max_bytes=1200)
+    spool = Spool(tmp_path, max_bytes=900)
     batch = Batch((entry(),), {})
     spool.append(batch)
     spool.append(batch)
     with pytest.raises(SpoolFull):
         spool.append(batch)
-    assert files(tmp_path)[0].stat().st_size <= 1200
+    assert files(tmp_path)[0].stat().st_size <= 900
     spool.close()
 
 

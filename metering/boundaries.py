@@ -1,0 +1,188 @@
+"""Boundaries of periods that are learned late. Stripe's periods are the truth; a tenant's anchor only predicts them.
+
+What was recorded under a prediction moves: calls, usage hours and quota of everything on the wrong side, in one transaction. A call
+that is flushed afterwards by a process that still had the old boundary in mind is placed anew by the flush (`ledger.py`).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db import connection, transaction
+from django.db.models.functions import Now
+
+from . import invariants, periods, rebuild
+from .models import Allowance
+
+HOUR = timedelta(hours=1)
+
+
+class BoundaryTooOld(Exception):
+    """The hour that a boundary cuts is no longer in the call log, so its calls cannot be told apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What a learned boundary moved to another period: rows of the call log, and whether any period changed at all."""
+
+    calls: int
+    periods_changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A quota row's period and what it admits."""
+
+    start: datetime
+    end: datetime
+    included: int | None
+    admits: int | None
+
+
+def learn(*, tenant_id: UUID, period: periods.Period, now: datetime) -> Moved:
+    """[start, end) is a period of the tenant, its neighbours end and begin there, and everything recorded is in its own period.
+
+    Learning what is known changes nothing. Raises BoundaryTooOld, and nothing has changed then.
+    """
+    with transaction.atomic():
+        rebuild.lock(tenant_id)
+        before = _rows(tenant_id)
+        if any((row.start, row.end) == (period.start, period.end) for row in before):
+            return Moved(0, periods_changed=False)
+        allowance = Allowance.objects.get(pk=tenant_id)
+        after = list(_tiled(before, period, allowance, now))
+        cut = _cut_hours(before, after)
+        _check_log(tenant_id, cut)
+        calls = _move(tenant_id, before, after, cut)
+        _replace_quotas(tenant_id, before, after, now)
+        Allowance.objects.filter(pk=tenant_id).update(changed_at=Now())  # processes drop their leases within a second
+    return Moved(calls, periods_changed=True)
+
+
+def _rows(tenant_id: UUID) -> list[Row]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT period_start, period_end, included, admits FROM metering_quota WHERE tenant_id = %s ORDER BY 1",
+            [tenant_id],
+        )
+        return [Row(*row) for row in cursor.fetchall()]
+
+
+def _tiled(before: list[Row], period: periods.Period, allowance: Allowance, now: datetime) -> Iterable[Row]:
+    """The rows with this period among them: what lay before it ends there, what lay after it begins there."""
+    for row in before:
+        if row.start < period.start:
+            yield Row(row.start, min(row.end, period.start), row.included, row.admits)
+    inside = [row for row in before if row.start < period.end and row.end > period.start]
+    if period.end > now or not inside:
+        yield Row(period.start, period.end, allowance.included, allowance.admits)
+    else:
+        yield Row(period.start, period.end, inside[-1].included, inside[-1].admits)
+    for row in before:
+        if row.end > period.end:
+            yield Row(max(row.start, period.end), row.end, row.included, row.admits)
+
+
+def _cut_hours(before: list[Row], after: list[Row]) -> list[datetime]:
+    """Hours that a boundary which came or went lies inside: their calls are told apart by the call log."""
+    changed = _boundaries(before) ^ _boundaries(after)
+    return sorted({periods.hour_of(boundary) for boundary in changed if boundary != periods.hour_of(boundary)})
+
+
+def _boundaries(rows: list[Row]) -> set[datetime]:
+    return {boundary for row in rows for boundary in (row.start, row.end)}
+
+
+EVER = "SELECT EXISTS (SELECT FROM metering_usage_hour WHERE tenant_id = %s AND hour = ANY(%s))"
+
+
+def _check_log(tenant_id: UUID, cut: list[datetime]) -> None:
+    kept = invariants.kept_since()
+    old = [hour for hour in cut if kept is None or hour < kept]
+    if not old:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(EVER, [tenant_id, old])
+        if cursor.fetchone() == (True,):
+            since = f"{kept:%Y-%m-%d}" if kept else "never"
+            raise BoundaryTooOld(
+                f"A boundary lies inside {old[0]:%Y-%m-%d %H}h (UTC), and the call log is kept since {since}. Use a whole hour."
+            )
+
+
+MOVE_CALLS = """
+UPDATE {table} SET period_start = %(to)s
+WHERE tenant_id = %(tenant)s AND occurred_at >= %(to)s AND occurred_at < %(end)s AND period_start <> %(to)s
+"""
+# The part of an hour that lies in one period before and in one after: only its key changes.
+MOVE_HOURS = """
+UPDATE metering_usage_hour SET period_start = %(to)s
+WHERE tenant_id = %(tenant)s AND period_start = %(from)s AND hour >= %(start)s AND hour < %(end)s AND NOT hour = ANY(%(cut)s)
+"""
+
+
+def _move(tenant_id: UUID, before: list[Row], after: list[Row], cut: list[datetime]) -> int:
+    """Everything recorded belongs to the row that holds it; returns how many rows of the call log moved."""
+    calls = 0
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL meterhouse.moving_boundary = 'on'")
+        for row in after:
+            parameters: dict[str, Any] = {"tenant": tenant_id, "to": row.start, "end": row.end}
+            cursor.execute(MOVE_CALLS.format(table="metering_call"), parameters)
+            calls += cursor.rowcount
+            cursor.execute(MOVE_CALLS.format(table="metering_adjustment"), parameters)
+        cursor.execute("SET LOCAL meterhouse.moving_boundary = 'off'")
+        for old, new in _overlaps(before, after):
+            start, end = periods.hour_of(max(old.start, new.start)), min(old.end, new.end)
+            cursor.execute(
+                MOVE_HOURS,
+                {"tenant": tenant_id, "from": old.start, "to": new.start, "start": start, "end": end, "cut": cut},
+            )
+    for hour in cut:
+        anew = rebuild.from_ledger(tenant_id=tenant_id, start=hour, end=hour + HOUR)
+        rebuild.replace_hours(tenant_id=tenant_id, start=hour, end=hour + HOUR, hours=anew)
+    return calls
+
+
+def _overlaps(before: list[Row], after: list[Row]) -> Iterable[tuple[Row, Row]]:
+    """Each old row with each new one of another start that takes over a part of it."""
+    for old in before:
+        for new in after:
+            if old.start != new.start and max(old.start, new.start) < min(old.end, new.end):
+                yield old, new
+
+
+# Leases hold units for calls to come, so all of them belong to the row that holds now.
+LEASES = (
+    "UPDATE metering_lease SET period_start = %(current)s WHERE tenant_id = %(tenant)s AND period_start <> %(current)s"
+)
+# Windows of projects and keys are made anew from hours and leases by the next grant.
+WINDOWS = "DELETE FROM metering_window WHERE tenant_id = %(tenant)s AND kind <> 'day'"
+DELETE = "DELETE FROM metering_quota WHERE tenant_id = %(tenant)s AND period_start = ANY(%(changed)s)"
+INSERT = """
+INSERT INTO metering_quota (tenant_id, period_start, period_end, included, admits, used, failed, refused)
+SELECT %(tenant)s, %(start)s, %(end)s, %(included)s, %(admits)s, coalesce(sum(units), 0), coalesce(sum(failed), 0),
+       coalesce(sum(refused), 0)
+FROM metering_usage_hour WHERE tenant_id = %(tenant)s AND period_start = %(start)s
+"""
+RESERVED = """
+UPDATE metering_quota q SET reserved = (
+    SELECT coalesce(sum(units), 0) FROM metering_lease l WHERE l.tenant_id = q.tenant_id AND l.period_start = q.period_start)
+WHERE tenant_id = %(tenant)s
+"""
+
+
+def _replace_quotas(tenant_id: UUID, before: list[Row], after: list[Row], now: datetime) -> None:
+    kept = set(before) & set(after)
+    current = next((row.start for row in after if row.start <= now < row.end), after[-1].start)
+    with connection.cursor() as cursor:
+        cursor.execute(LEASES, {"tenant": tenant_id, "current": current})
+        cursor.execute(WINDOWS, {"tenant": tenant_id})
+        cursor.execute(DELETE, {"tenant": tenant_id, "changed": [row.start for row in before if row not in kept]})
+        for row in after:
+            if row not in kept:
+                bounds = {"included": row.included, "admits": row.admits}
+                cursor.execute(INSERT, {"tenant": tenant_id, "start": row.start, "end": row.end, **bounds})
+        cursor.execute(RESERVED, {"tenant": tenant_id})

@@ -1,0 +1,190 @@
+"""Usage hours made anew from the ledger: the call log and the adjustments. Compared with what is stored, and written when wanted.
+
+Only for hours of which the call log keeps every call. Months and quotas are trusted for everything older: they change by what
+the rebuilt hours change.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.db import connection, transaction
+
+from . import histogram
+from .models import Outcome
+
+HOUR_SQL = "date_trunc('hour', occurred_at, 'UTC')"
+FROM_LOG = f"""
+SELECT {HOUR_SQL}, period_start, project_id, api_key_id, capability, outcome,
+       CASE WHEN outcome = 'refused' THEN -1 ELSE width_bucket(latency_us, %(bounds)s::float8[]) END,
+       sum(calls), sum(units), count(*)
+FROM metering_call WHERE tenant_id = %(tenant)s AND occurred_at >= %(start)s AND occurred_at < %(end)s
+GROUP BY 1, 2, 3, 4, 5, 6, 7
+"""
+FROM_ADJUSTMENTS = f"""
+SELECT {HOUR_SQL}, period_start, project_id, api_key_id, capability, sum(calls), sum(units)
+FROM metering_adjustment WHERE tenant_id = %(tenant)s AND occurred_at >= %(start)s AND occurred_at < %(end)s
+GROUP BY 1, 2, 3, 4, 5
+"""
+STORED = """
+SELECT hour, period_start, project_id, api_key_id, capability, billable, units, failed, refused, latency_start, latency_counts
+FROM metering_usage_hour WHERE tenant_id = %(tenant)s AND hour >= %(start)s AND hour < %(end)s
+"""
+DELETE = "DELETE FROM metering_usage_hour WHERE tenant_id = %(tenant)s AND hour >= %(start)s AND hour < %(end)s"
+INSERT = """
+INSERT INTO metering_usage_hour (tenant_id, hour, period_start, project_id, api_key_id, capability, billable, units, failed,
+                                 refused, latency_start, latency_counts)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+"""
+LOCK = "SELECT 1 FROM metering_quota WHERE tenant_id = %s ORDER BY period_start FOR UPDATE"
+
+Key = tuple[datetime, datetime, int, int, str]  # hour, period, project, key, capability
+COUNTS = ("billable", "units", "failed", "refused")
+
+
+@dataclass(slots=True)
+class Sums:
+    """One usage hour of a project, key and capability."""
+
+    billable: int = 0
+    units: int = 0
+    failed: int = 0
+    refused: int = 0
+    latencies: dict[int, int] = field(default_factory=dict)  # bucket -> answered calls
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.billable or self.units or self.failed or self.refused or any(self.latencies.values()))
+
+
+Hours = dict[Key, Sums]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A usage hour that is not what the ledger says."""
+
+    tenant_id: UUID
+    key: Key
+    stored: Sums
+    ledger: Sums
+
+
+def from_ledger(*, tenant_id: UUID, start: datetime, end: datetime) -> Hours:
+    """The usage hours of [start, end), whole hours, as the call log and the adjustments make them."""
+    hours: Hours = {}
+    parameters: dict[str, Any] = {"tenant": tenant_id, "start": start, "end": end, "bounds": list(histogram.BOUNDS_US)}
+    with connection.cursor() as cursor:
+        cursor.execute(FROM_LOG, parameters)
+        for *key, outcome, bucket, calls, units, rows in cursor.fetchall():
+            sums = hours.setdefault(tuple(key), Sums())
+            setattr(sums, outcome, getattr(sums, outcome) + int(calls))
+            sums.units += int(units)
+            if outcome != Outcome.REFUSED:
+                sums.latencies[bucket] = sums.latencies.get(bucket, 0) + rows
+        cursor.execute(FROM_ADJUSTMENTS, parameters)
+        for *key, calls, units in cursor.fetchall():
+            sums = hours.setdefault(tuple(key), Sums())
+            sums.billable += int(calls)
+            sums.units += int(units)
+    return hours
+
+
+def stored(*, tenant_id: UUID, start: datetime, end: datetime) -> Hours:
+    """The usage hours of [start, end) as they are in the database."""
+    hours: Hours = {}
+    with connection.cursor() as cursor:
+        cursor.execute(STORED, {"tenant": tenant_id, "start": start, "end": end})
+        for *key, billable, units, failed, refused, first, counts in cursor.fetchall():
+            latencies = {first + place: count for place, count in enumerate(counts) if count}
+            hours[tuple(key)] = Sums(billable, units, failed, refused, latencies)
+    return hours
+
+
+def replace_hours(*, tenant_id: UUID, start: datetime, end: datetime, hours: Hours) -> None:
+    """The stored usage hours of [start, end) are these. Inside a transaction that holds the tenant's quota rows."""
+    with connection.cursor() as cursor:
+        cursor.execute(DELETE, {"tenant": tenant_id, "start": start, "end": end})
+        rows = []
+        for key, sums in hours.items():
+            latency = histogram.trimmed({bucket: count for bucket, count in sums.latencies.items() if count})
+            counts = (getattr(sums, name) for name in COUNTS)
+            rows.append((tenant_id, *key, *counts, latency.start, latency.counts))
+        cursor.executemany(INSERT, rows)
+
+
+def lock(tenant_id: UUID) -> None:
+    """No flush, grant or adjustment of the tenant commits until this transaction ends."""
+    with connection.cursor() as cursor:
+        cursor.execute(LOCK, [tenant_id])
+
+
+def rebuild(*, tenant_id: UUID, start: datetime, end: datetime, apply: bool) -> list[Difference]:
+    """The usage hours of [start, end) that differ from the ledger; with `apply` they, their months and quotas are as it says.
+
+    Both times whole hours; the call log must keep every call from `start` on (`invariants.kept_since`).
+    """
+    with transaction.atomic():
+        lock(tenant_id)
+        found = list(_differences(tenant_id, start, end))
+        if apply and found:
+            replace_hours(
+                tenant_id=tenant_id, start=start, end=end, hours=from_ledger(tenant_id=tenant_id, start=start, end=end)
+            )
+            _carry_over(found)
+    return found
+
+
+def _differences(tenant_id: UUID, start: datetime, end: datetime) -> Iterator[Difference]:
+    ledger = from_ledger(tenant_id=tenant_id, start=start, end=end)
+    kept = stored(tenant_id=tenant_id, start=start, end=end)
+    for key in sorted(ledger.keys() | kept.keys()):
+        is_, should_be = kept.get(key, Sums()), ledger.get(key, Sums())
+        should_be.latencies = {bucket: count for bucket, count in should_be.latencies.items() if count}
+        if is_ != should_be and not (is_.is_empty and should_be.is_empty):
+            yield Difference(tenant_id, key, is_, should_be)
+
+
+def _carry_over(found: list[Difference]) -> None:
+    """Months, quotas and windows change by what the hours changed."""
+    with connection.cursor() as cursor:
+        for difference in found:
+            hour, period_start, project_id, key_id, _ = difference.key
+            delta = {name: getattr(difference.ledger, name) - getattr(difference.stored, name) for name in COUNTS}
+            add_to_totals(
+                cursor, tenant_id=difference.tenant_id, hour=hour, period_start=period_start, project_id=project_id,
+                key_id=key_id, **delta,
+            )  # fmt: skip
+
+
+MONTH = """
+INSERT INTO metering_usage_month AS m (tenant_id, month, billable, units, failed, refused)
+VALUES (%(tenant)s, date_trunc('month', %(hour)s::timestamptz, 'UTC'), %(billable)s, %(units)s, %(failed)s, %(refused)s)
+ON CONFLICT (tenant_id, month) DO UPDATE SET billable = m.billable + EXCLUDED.billable, units = m.units + EXCLUDED.units,
+    failed = m.failed + EXCLUDED.failed, refused = m.refused + EXCLUDED.refused
+"""
+QUOTA = """
+UPDATE metering_quota SET used = used + %(units)s, failed = failed + %(failed)s, refused = refused + %(refused)s
+WHERE tenant_id = %(tenant)s AND period_start = %(period)s
+"""
+WINDOWS = """
+UPDATE metering_window SET used = used + %(units)s WHERE tenant_id = %(tenant)s AND (
+    (kind = 'day' AND window_start = date_trunc('day', %(hour)s::timestamptz, 'UTC'))
+    OR (kind = 'project' AND subject_id = %(project)s AND window_start = %(period)s)
+    OR (kind = 'key' AND subject_id = %(key)s AND window_start = %(period)s))
+"""
+
+
+def add_to_totals(
+    cursor: Any, *, tenant_id: UUID, hour: datetime, period_start: datetime, project_id: int, key_id: int,
+    billable: int = 0, units: int = 0, failed: int = 0, refused: int = 0,
+) -> None:  # fmt: skip
+    """What was added to a usage hour is added to its month, its quota and the narrower limits' windows as well."""
+    parameters = {
+        "tenant": tenant_id, "hour": hour, "period": period_start, "project": project_id, "key": key_id,
+        "billable": billable, "units": units, "failed": failed, "refused": refused,
+    }  # fmt: skip
+    for statement in (MONTH, QUOTA, WINDOWS):
+        cursor.execute(statement, parameters)
