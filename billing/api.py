@@ -5,11 +5,14 @@ from typing import Any
 
 from django.utils import timezone
 from rest_framework import serializers
+from rest_framework.permissions import SAFE_METHODS
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from metering import usage
+from metering import limits, usage
+from metering.models import MAX_CALLS, LimitKind
+from metering.periods import Period
 from metering.throttles import ManagementThrottle
 from tenants.keys import Caller
 from tenants.models import ApiKey, Project
@@ -214,6 +217,91 @@ def _point(point: usage.Point, names: dict[str, str]) -> dict[str, Any]:
     }
 
 
+class LimitBody(serializers.Serializer[dict[str, Any]]):
+    """Body of a limit that is set: units that are admitted in the day or period."""
+
+    calls = serializers.IntegerField(min_value=0, max_value=MAX_CALLS)
+
+
+class NoSuchLimit(Problem):
+    status_code = 404
+    slug = "not-found"
+    title = "Not found"
+    default_detail = "There is no such limit, project or key."
+
+
+class OwnLimitView(ManagementView):
+    """A limit that the tenant sets below its plan's: `PUT {"calls": 5000}` sets it, `DELETE` lifts it, `GET` shows it.
+
+    `/api/v1/limits/day` is the daily cap (UTC day), `/api/v1/limits/projects/<slug>` and `/api/v1/limits/keys/<prefix>` hold for
+    the running period. Enforced everywhere within a second. Setting and lifting need the scope `limits:write`.
+    """
+
+    kind = LimitKind.DAY
+
+    @property
+    def required_scope(self) -> str:  # type: ignore[override]
+        return "usage:read" if self.request.method in SAFE_METHODS else "limits:write"
+
+    def get(self, request: Request, subject: str = "") -> Response:
+        account = self.account(request)
+        period = usage.current_period(allowance=account.tenant.allowance, now=timezone.now())
+        wanted = (self.kind.value, subject or None)
+        for own in own_limits(account, period):
+            if (own["kind"], own["subject"]) == wanted:
+                return Response(own)
+        raise NoSuchLimit
+
+    def put(self, request: Request, subject: str = "") -> Response:
+        account = self.account(request)
+        body = LimitBody(data=request.data)
+        body.is_valid(raise_exception=True)
+        caller: Caller = request.auth  # type: ignore[assignment]
+        limits.put(
+            tenant=account.tenant, kind=self.kind, subject_id=self.subject_id(account, subject),
+            calls=body.validated_data["calls"], actor=caller.prefix,
+        )  # fmt: skip
+        return self.get(request, subject)
+
+    def delete(self, request: Request, subject: str = "") -> Response:
+        account = self.account(request)
+        caller: Caller = request.auth  # type: ignore[assignment]
+        subject_id = self.subject_id(account, subject)
+        if not limits.remove(tenant=account.tenant, kind=self.kind, subject_id=subject_id, actor=caller.prefix):
+            raise NoSuchLimit
+        return Response(status=204)
+
+    def subject_id(self, account: Account, subject: str) -> int:
+        """The id of the project or key of this tenant; raises NoSuchLimit."""
+        if self.kind == LimitKind.DAY:
+            return 0
+        if self.kind == LimitKind.PROJECT:
+            found = Project.objects.filter(tenant_id=account.tenant_id, slug=subject).first()
+        else:
+            keys = ApiKey.objects.filter(tenant_id=account.tenant_id, public_id=subject.removeprefix("mh_live_"))
+            found = keys.first()  # type: ignore[assignment]
+        if found is None:
+            raise NoSuchLimit
+        return int(found.id)
+
+
+def own_limits(account: Account, period: Period) -> list[dict[str, Any]]:
+    """The tenant's own limits as JSON; a project goes by its slug, a key by its prefix."""
+    standings = limits.standings(tenant=account.tenant, period=period, now=timezone.now())
+    names: dict[str, dict[str, str]] = {
+        LimitKind.PROJECT: group_names(account, usage.GroupBy.PROJECT), LimitKind.KEY: group_names(account, usage.GroupBy.KEY),
+    } if standings else {}  # fmt: skip
+    return [
+        {
+            "kind": standing.limit.kind,
+            "subject": names.get(standing.limit.kind, {}).get(str(standing.limit.subject_id)),
+            "calls": standing.limit.calls,
+            "used": standing.used,
+        }
+        for standing in standings
+    ]
+
+
 class LimitsView(ManagementView):
     """`GET /api/v1/limits`: what is enforced for this tenant at the moment."""
 
@@ -232,6 +320,8 @@ class LimitsView(ManagementView):
                 "admits": allowance.admits,
                 "burst_per_second": allowance.burst_per_second,
                 "on_outage": allowance.on_outage,
+                "recording": allowance.recording,
+                "own_limits": own_limits(account, period),
                 "projects": {
                     "used": account.tenant.projects.count(),
                     "limit": account.tenant.max_projects,

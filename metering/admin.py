@@ -18,7 +18,21 @@ from tenants.admin import KEY_HELP, ReadOnly, TenantAdmin, link, links, public_i
 from tenants.models import ApiKey, Tenant
 
 from . import standing
-from .models import Allowance, Batch, Call, Lease, Outcome, Process, Quota, SetAside, UsageHour
+from .models import (
+    Adjustment,
+    AdjustmentKind,
+    Allowance,
+    Batch,
+    Call,
+    Lease,
+    Outcome,
+    Process,
+    Quota,
+    SetAside,
+    SubLimit,
+    UsageHour,
+    UsageMonth,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     AnyPaginator = Paginator[Any]
@@ -77,7 +91,14 @@ class Reason(admin.SimpleListFilter):
     parameter_name = "reason"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("quota", "quota: all calls of the period used"), ("burst", "burst: too many calls a second")]
+        return [
+            ("quota", "quota: all calls of the period used"),
+            ("hard_limit", "hard_limit: the customer's hard limit"),
+            ("daily_cap", "daily_cap: the customer's daily cap"),
+            ("project_limit", "project_limit: the customer's limit of the project"),
+            ("key_limit", "key_limit: the customer's limit of the key"),
+            ("burst", "burst: too many calls a second"),
+        ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         return queryset.filter(reason=self.value()) if self.value() else queryset
@@ -149,8 +170,18 @@ class CallAdmin(OfKeyAdmin):
     search_help_text = f"Call id, tenant's name or address, or an API key. {KEY_HELP}"
     fields = (
         "id", "tenant", "project", "api_key", "capability", "outcome", "reason", "status", "calls", "units", "latency",
-        "occurred_at", "recorded_at", "period_start", "lease_id", "batch_id",
+        "occurred_at", "recorded_at", "period_start", "lease_id", "batch_id", "corrections",
     )  # fmt: skip
+    readonly_fields = ("corrections",)
+
+    @admin.display(description="Corrections")
+    def corrections(self, call: Call) -> SafeString | str:
+        """What was corrected already, and the way to correct it."""
+        made = Adjustment.objects.filter(tenant_id=call.tenant_id, call_id=call.id).order_by("created_at")
+        known = [link("metering_adjustment_change", str(adjustment), adjustment.pk) for adjustment in made]
+        if call.outcome == Outcome.BILLABLE and not any(one.kind == AdjustmentKind.VOID for one in made):
+            known.append(link("metering_adjustment_correct", "void or amend", call.tenant_id, call.id))
+        return links(*known) if known else "Not billed: nothing to correct."
 
     @admin.display(description="Time (UTC)", ordering="occurred_at")
     def at(self, call: Call) -> str:
@@ -213,6 +244,20 @@ class QuotaAdmin(KeyedByText):
     sortable_by = ("period_start", "used", "reserved", "refused")
 
 
+@admin.register(UsageMonth)
+class UsageMonthAdmin(KeyedByText):
+    """All tenants of a month, the largest first: from a row a tenant, never from the hours."""
+
+    list_display = ("month_name", "tenant", "billable", "units", "failed", "refused")
+    date_hierarchy = "month"
+    ordering = ("-month", "-units")
+    sortable_by = ("month_name", "units", "failed", "refused")
+
+    @admin.display(description="Month (UTC)", ordering="month")
+    def month_name(self, row: UsageMonth) -> str:
+        return f"{row.month:%B %Y}"
+
+
 @admin.register(Lease)
 class LeaseAdmin(LedgerAdmin):
     list_display = ("id", "tenant", "units", "process_id", "period_start", "granted_at")
@@ -234,6 +279,17 @@ class AllowanceAdmin(ReadOnly):
     @admin.display(description="Admits")
     def admits(self, allowance: Allowance) -> int | None:
         return allowance.admits
+
+
+@admin.register(SubLimit)
+class SubLimitAdmin(ReadOnly):
+    """Set by customers below their allowance."""
+
+    list_display = ("tenant", "kind", "subject_id", "calls", "set_at")
+    list_filter = ("kind",)
+    list_select_related = ("tenant",)
+    key_lookup = "tenant__api_keys__public_id"
+    search_fields = ("tenant__name", "tenant__slug")
 
 
 @admin.register(Process)
@@ -306,6 +362,11 @@ def limits(tenant: Tenant) -> str:
     )
 
 
+@admin.display(description="Customer's own limits")
+def own_limits(tenant: Tenant) -> str:
+    return " · ".join(f"{one.kind} {one.subject_id or ''}: {one.calls:,}" for one in tenant.sub_limits.all()) or "None."
+
+
 @admin.display(description="Running period")
 def running(tenant: Tenant) -> str:
     quota = standing_of(tenant).quota
@@ -349,9 +410,11 @@ def ledger(tenant: Tenant) -> SafeString:
         link("metering_call_changelist", "failed calls", **own, outcome__exact=Outcome.FAILED.value),
         link("metering_call_changelist", "all calls", **own),
         link("metering_usagehour_changelist", "usage hours", **own),
+        link("metering_usagemonth_changelist", "months", **own),
+        link("metering_adjustment_changelist", "corrections", **own),
         link("metering_quota_changelist", "periods", **own),
         link("metering_lease_changelist", "leases", **own),
     )
 
 
-TenantAdmin.sections.append(("What is enforced", (plan, limits, running, next_call, refused_calls, ledger)))
+TenantAdmin.sections.append(("What is enforced", (plan, limits, own_limits, running, next_call, refused_calls, ledger)))

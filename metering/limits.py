@@ -3,17 +3,54 @@
 They are enforced by the same leases as the quota (`leases.py`), everywhere within a second after they were set.
 """
 
-from django.db import transaction
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db import connection, transaction
 from django.db.models.functions import Now
 
 from tenants import audit
 from tenants.models import ApiKey, Project, Tenant
 
+from . import periods
 from .models import MAX_CALLS, Allowance, LimitKind, SubLimit
 
 
 class UnusableLimit(Exception):
     """The limit names nothing of this tenant, or is no number of calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A limit and what is used of it in its running day or period."""
+
+    limit: SubLimit
+    used: int
+
+
+USED = """
+SELECT coalesce(sum(units), 0)::bigint FROM metering_usage_hour
+WHERE tenant_id = %(tenant)s AND hour >= %(hour)s AND CASE %(kind)s
+    WHEN 'day' THEN true
+    WHEN 'project' THEN period_start = %(period)s AND project_id = %(subject)s
+    ELSE period_start = %(period)s AND api_key_id = %(subject)s END
+"""
+
+
+def standings(*, tenant: Tenant, period: periods.Period, now: datetime) -> list[Standing]:
+    """The tenant's limits with what is used of each, as recorded until now."""
+    found = []
+    for limit in SubLimit.objects.filter(tenant=tenant):
+        hour = periods.day_of(now) if limit.kind == LimitKind.DAY else periods.hour_of(period.start)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                USED,
+                {
+                    "tenant": tenant.id, "hour": hour, "kind": limit.kind, "period": period.start, "subject": limit.subject_id,
+                },
+            )  # fmt: skip
+            found.append(Standing(limit, cursor.fetchone()[0]))
+    return found
 
 
 def put(*, tenant: Tenant, kind: LimitKind, calls: int, actor: str, subject_id: int = 0) -> SubLimit:

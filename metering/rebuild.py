@@ -1,7 +1,6 @@
 """Usage hours made anew from the ledger: the call log and the adjustments. Compared with what is stored, and written when wanted.
 
-Only for hours of which the call log keeps every call. Months and quotas are trusted for everything older: they change by what
-the rebuilt hours change.
+Only for hours of which the call log keeps every call; older hours are trusted. Months, quotas and windows are sums of hours.
 """
 
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from uuid import UUID
 
 from django.db import connection, transaction
 
-from . import histogram
+from . import histogram, invariants
 from .models import Outcome
 
 HOUR_SQL = "date_trunc('hour', occurred_at, 'UTC')"
@@ -121,20 +120,60 @@ def lock(tenant_id: UUID) -> None:
         cursor.execute(LOCK, [tenant_id])
 
 
-def rebuild(*, tenant_id: UUID, start: datetime, end: datetime, apply: bool) -> list[Difference]:
-    """The usage hours of [start, end) that differ from the ledger; with `apply` they, their months and quotas are as it says.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a comparison found: usage hours that differ from the ledger, and totals that differ from the usage hours, in words."""
+
+    hours: list[Difference]
+    totals: list[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.hours or self.totals)
+
+
+def rebuild(*, tenant_id: UUID, start: datetime, end: datetime, apply: bool) -> Found:
+    """What in [start, end) is not what the ledger says; with `apply` it is afterwards, months, quotas and windows included.
 
     Both times whole hours; the call log must keep every call from `start` on (`invariants.kept_since`).
     """
     with transaction.atomic():
         lock(tenant_id)
-        found = list(_differences(tenant_id, start, end))
-        if apply and found:
-            replace_hours(
-                tenant_id=tenant_id, start=start, end=end, hours=from_ledger(tenant_id=tenant_id, start=start, end=end)
-            )
-            _carry_over(found)
-    return found
+        hours = list(_differences(tenant_id, start, end))
+        if apply and hours:
+            anew = from_ledger(tenant_id=tenant_id, start=start, end=end)
+            replace_hours(tenant_id=tenant_id, start=start, end=end, hours=anew)
+        totals = [
+            f"{check.__name__}: {violation.detail}" for check in TOTALS for violation in check(tenant_id=tenant_id)
+        ]
+        if apply and totals:
+            _total_anew(tenant_id, start)
+    return Found(hours, totals)
+
+
+TOTALS = (invariants.months_equal_usage_hours, invariants.quotas_equal_usage_hours, invariants.windows_equal_ledger)
+MONTHS_ANEW = """
+INSERT INTO metering_usage_month AS m (tenant_id, month, billable, units, failed, refused)
+SELECT tenant_id, date_trunc('month', hour, 'UTC'), sum(billable), sum(units), sum(failed), sum(refused) FROM metering_usage_hour
+WHERE tenant_id = %(tenant)s AND hour >= date_trunc('month', %(start)s::timestamptz, 'UTC') GROUP BY 1, 2
+ON CONFLICT (tenant_id, month) DO UPDATE SET billable = EXCLUDED.billable, units = EXCLUDED.units, failed = EXCLUDED.failed,
+                                             refused = EXCLUDED.refused
+"""
+QUOTAS_ANEW = """
+UPDATE metering_quota q SET (used, failed, refused) = (
+    SELECT coalesce(sum(units), 0), coalesce(sum(failed), 0), coalesce(sum(refused), 0) FROM metering_usage_hour h
+    WHERE h.tenant_id = q.tenant_id AND h.period_start = q.period_start)
+WHERE tenant_id = %(tenant)s AND period_end > %(start)s
+"""
+WINDOWS_ANEW = (
+    "DELETE FROM metering_window WHERE tenant_id = %(tenant)s"  # the next grant makes them from hours and leases
+)
+
+
+def _total_anew(tenant_id: UUID, start: datetime) -> None:
+    """Months, quotas and windows from this instant on are the sums of their usage hours. Under the tenant's lock."""
+    with connection.cursor() as cursor:
+        for statement in (MONTHS_ANEW, QUOTAS_ANEW, WINDOWS_ANEW):
+            cursor.execute(statement, {"tenant": tenant_id, "start": start})
 
 
 def _differences(tenant_id: UUID, start: datetime, end: datetime) -> Iterator[Difference]:
@@ -145,18 +184,6 @@ def _differences(tenant_id: UUID, start: datetime, end: datetime) -> Iterator[Di
         should_be.latencies = {bucket: count for bucket, count in should_be.latencies.items() if count}
         if is_ != should_be and not (is_.is_empty and should_be.is_empty):
             yield Difference(tenant_id, key, is_, should_be)
-
-
-def _carry_over(found: list[Difference]) -> None:
-    """Months, quotas and windows change by what the hours changed."""
-    with connection.cursor() as cursor:
-        for difference in found:
-            hour, period_start, project_id, key_id, _ = difference.key
-            delta = {name: getattr(difference.ledger, name) - getattr(difference.stored, name) for name in COUNTS}
-            add_to_totals(
-                cursor, tenant_id=difference.tenant_id, hour=hour, period_start=period_start, project_id=project_id,
-                key_id=key_id, **delta,
-            )  # fmt: skip
 
 
 MONTH = """

@@ -32,7 +32,9 @@ SHAPE = re.compile(
 SCOPES = {
     "calls": "Call the metered product API",
     "usage:read": "Read usage, limits and estimates",
+    "limits:write": "Set the daily cap and the limits of projects and keys",
 }
+DEFAULT_SCOPES = frozenset({"calls", "usage:read"})  # a key that calls must not be able to lift its own limit
 USED_RESOLUTION = timedelta(minutes=1)
 CACHED_KEYS = 50_000
 ASK_AGAIN_SECONDS = 0.5  # while PostgreSQL is away, one request in so long pays for asking
@@ -88,7 +90,7 @@ def issue(
     project: Project,
     name: str,
     actor: str,
-    scopes: frozenset[str] = frozenset(SCOPES),
+    scopes: frozenset[str] = DEFAULT_SCOPES,
     expires_at: datetime | None = None,
     created_by: User | None = None,
 ) -> tuple[ApiKey, str]:

@@ -17,15 +17,41 @@ from django.utils import timezone
 from billing import accounts
 from billing.models import Account, PlanVersion
 from billing.onboarding import Onboarded
-from metering import engine
-from metering.models import Allowance, Batch, Call, Lease, Process, Quota, SetAside, UsageHour
+from metering import adjustments, engine, limits
+from metering.models import (
+    Adjustment,
+    Allowance,
+    Batch,
+    Call,
+    Lease,
+    LimitKind,
+    Process,
+    Quota,
+    SetAside,
+    SubLimit,
+    UsageHour,
+    UsageMonth,
+)  # fmt: skip
 from metering.recorder import call_id
 from tenants.models import ApiKey, AuditEntry, Membership, Project, Tenant, User
 from tests.conftest import MakeTenant
 from tests.metering.test_limit_is_exact import attempt, caller_of
 
 MODELS = [model for app in ("tenants", "metering", "billing") for model in apps.get_app_config(app).get_models()]
-READ_ONLY = [Call, UsageHour, Quota, Lease, Process, Batch, SetAside, AuditEntry, Allowance]
+READ_ONLY = [
+    Call,
+    UsageHour,
+    UsageMonth,
+    Adjustment,
+    SubLimit,
+    Quota,
+    Lease,
+    Process,
+    Batch,
+    SetAside,
+    AuditEntry,
+    Allowance,
+]
 
 
 def page(model: Any, name: str = "changelist", *arguments: object) -> str:
@@ -53,7 +79,12 @@ def acme(committed: None, make_tenant: MakeTenant) -> Onboarded:
 
 @pytest.fixture
 def leftovers(acme: Onboarded) -> Iterator[None]:
-    """A lease, a process and a set-aside batch, which a clean stop does not leave."""
+    """A lease, a process and a set-aside batch, which a clean stop does not leave; a correction and a limit."""
+    limits.put(tenant=acme.tenant, kind=LimitKind.DAY, calls=100, actor="test")
+    corrected = Call.objects.filter(tenant=acme.tenant, outcome="billable").values_list("id", flat=True)[0]
+    adjustments.apply(
+        adjustments.planned_void(tenant=acme.tenant, call_id=corrected), actor="olivia", reason="Served twice."
+    )
     now, process = timezone.now(), call_id(timezone.now().timestamp())
     row = {"host": "web-1", "pid": 7, "started_at": now, "renewed_at": now, "expires_at": now, "counted_to": now}
     Process.objects.create(id=process, **row)
@@ -392,3 +423,50 @@ def test_the_filter_of_time_widens_with_a_click(operator: Client, acme: Onboarde
     for when in ("hour", "day", "week", "all"):
         listed = operator.get(page(Call), {"when": when})
         assert acme.tenant.pk in {call.tenant_id for call in listed.context["cl"].queryset}
+
+
+# -- corrections -------------------------------------------------------------------------------------------------------
+
+
+def correction_page(acme: Onboarded, outcome: str = "billable") -> tuple[Call, str]:
+    call = Call.objects.filter(tenant=acme.tenant, outcome=outcome)[0]
+    return call, reverse("admin:metering_adjustment_correct", args=(acme.tenant.id, call.id))
+
+
+def test_a_call_is_voided_after_its_effect_was_shown(operator: Client, acme: Onboarded) -> None:
+    call, address = correction_page(acme)
+    assert address in operator.get(page(Call, "change", call.id)).content.decode()
+    fields = {"kind": "void", "reason": "Served twice.", "source": "ticket 17"}
+    shown = operator.post(address, {**fields, "preview": "1"})
+    assert (shown.context["dry_run"].effect.before, shown.context["dry_run"].effect.after) == (3, 2)
+    assert not Adjustment.objects.filter(tenant=acme.tenant).exists()
+    assert operator.post(address, {**fields, "apply": "1"}).status_code == 302
+    made = Adjustment.objects.get(tenant=acme.tenant)
+    assert (made.units, made.reason, made.actor) == (-1, "Served twice.", operator.operator.email)  # type: ignore[attr-defined]
+    assert address not in operator.get(page(Call, "change", call.id)).content.decode()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "void"}, "required"),
+        ({"kind": "amend", "reason": "x"}, "Say what the call costs"),
+        ({"kind": "amend", "units": "1", "reason": "x"}, "costs 1 units already"),
+    ],
+)
+def test_a_correction_without_sense_is_refused(
+    operator: Client, acme: Onboarded, fields: dict[str, str], message: str
+) -> None:
+    _, address = correction_page(acme)
+    answer = operator.post(address, {**fields, "apply": "1"})
+    assert (answer.status_code, message in answer.content.decode()) == (200, True)
+    assert not Adjustment.objects.filter(tenant=acme.tenant).exists()
+
+
+def test_only_operators_with_the_right_correct(acme: Onboarded) -> None:
+    _, address = correction_page(acme)
+    client = Client()
+    client.force_login(User.objects.create_user(f"new-{timezone.now().timestamp()}@meterhouse.example", is_staff=True))
+    assert client.get(address).status_code == 403
+    client.force_login(acme.user)
+    assert client.get(address).status_code == 302

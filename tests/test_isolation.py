@@ -34,6 +34,7 @@ def addresses(acme: Onboarded) -> list[str]:
     """Every address outside the admin, pointed at acme wherever it can be."""
     values = {
         "tenant_slug": acme.tenant.slug, "capability": "storage", "key": "secret", "code": "200", "slug": "quota-exceeded",
+        "subject": acme.key.project.slug,
     }  # fmt: skip
     found = [
         "/" + PARAMETER.sub(lambda match: values[match[1] or match[2]], route)

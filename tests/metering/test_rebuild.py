@@ -1,0 +1,132 @@
+"""Usage hours are rebuilt identically from the ledger, for the hours that the call log keeps and for no others."""
+
+import io
+import json
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
+from django.db import connection
+
+from billing.onboarding import Onboarded
+from metering import adjustments, engine, invariants, limits
+from metering.models import Call, LimitKind
+from tests.conftest import MakeTenant
+from tests.metering.test_limit_is_exact import attempt, caller_of
+from tests.metering.test_several_limits import try_one
+
+pytestmark = pytest.mark.usefixtures("committed")
+
+
+@pytest.fixture
+def acme(make_tenant: MakeTenant) -> Onboarded:
+    """Calls of every outcome, one corrected, and a key's limit."""
+    made = make_tenant(included=40, burst_per_second=10**6)
+    limits.put(tenant=made.tenant, kind=LimitKind.KEY, subject_id=made.key.id, calls=35, actor="test")
+    attempt(caller_of(made.api_key), 60, status=lambda number: 500 if number % 7 == 0 else 200)
+    try_one(caller_of(made.api_key), cost=2)
+    engine.stop()
+    call_id = Call.objects.filter(tenant=made.tenant, outcome="billable")[0].id
+    adjustments.apply(adjustments.planned_void(tenant=made.tenant, call_id=call_id), actor="test", reason="twice")
+    return made
+
+
+def rebuild(tenant: Onboarded, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
+    out = io.StringIO()
+    code = 0
+    try:
+        call_command("rebuild_usage", "--tenant", tenant.tenant.slug, "--json", *arguments, stdout=out)
+    except SystemExit as end:
+        code = int(end.code or 0)
+    return code, json.loads(out.getvalue())["differences"]
+
+
+def hours(tenant: Onboarded) -> list[Any]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT * FROM metering_usage_hour WHERE tenant_id = %s ORDER BY hour, capability", [tenant.tenant.id]
+        )
+        return list(cursor.fetchall())
+
+
+def change(tenant: Onboarded, sql: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"{sql} WHERE tenant_id = %s", [tenant.tenant.id])
+
+
+def test_an_honest_rollup_has_no_difference(acme: Onboarded) -> None:
+    assert rebuild(acme) == (0, [])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE metering_usage_hour SET billable = billable + 3, units = units + 9",
+        "UPDATE metering_usage_hour SET failed = 0, refused = refused + 1",
+        "UPDATE metering_usage_hour SET latency_counts = '{1}'",
+        "DELETE FROM metering_usage_hour",
+        "UPDATE metering_usage_hour SET capability = 'auth'",
+    ],
+)
+def test_damage_is_printed_and_mended_and_nothing_else_changes(acme: Onboarded, damage: str) -> None:
+    before = hours(acme)
+    change(acme, damage)
+    code, found = rebuild(acme)
+    assert (code, bool(found)) == (1, True)
+    assert found[0]["differ"]
+    assert hours(acme) != before
+    code, found = rebuild(acme, "--apply")
+    assert (code, bool(found)) == (0, True)
+    assert hours(acme) == before
+    assert rebuild(acme) == (0, [])
+    assert invariants.broken(tenant_id=acme.tenant.id) == {}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE metering_usage_month SET units = 1",
+        "UPDATE metering_quota SET used = 1",
+        "UPDATE metering_window SET used = 1",
+    ],
+)
+def test_totals_are_mended_where_the_hours_are_right(acme: Onboarded, damage: str) -> None:
+    before = hours(acme)
+    change(acme, damage)
+    assert rebuild(acme) == (1, [])
+    assert rebuild(acme, "--apply") == (0, [])
+    assert hours(acme) == before
+    assert invariants.broken(tenant_id=acme.tenant.id) == {}
+
+
+def test_months_and_quota_follow_what_the_hours_changed(acme: Onboarded) -> None:
+    """A rollup that lost rows together with its totals: the state after a restored backup of the rollup alone."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "WITH lost AS (UPDATE metering_usage_hour SET units = units - 5, billable = billable - 5 WHERE tenant_id = %(t)s), "
+            "month AS (UPDATE metering_usage_month SET units = units - 5, billable = billable - 5 WHERE tenant_id = %(t)s), "
+            "of_window AS (UPDATE metering_window SET used = used - 5 WHERE tenant_id = %(t)s) "
+            "UPDATE metering_quota SET used = used - 5 WHERE tenant_id = %(t)s",
+            {"t": acme.tenant.id},
+        )
+    assert set(invariants.broken(tenant_id=acme.tenant.id)) == {"call log"}
+    assert rebuild(acme, "--apply")[0] == 0
+    assert invariants.broken(tenant_id=acme.tenant.id) == {}
+
+
+def test_hours_that_the_log_no_longer_keeps_are_left_alone(acme: Onboarded) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO metering_usage_hour (tenant_id, hour, period_start, project_id, api_key_id, capability, billable, units) "
+            "VALUES (%s, '2025-03-01T10:00Z', '2025-03-01', 1, 1, 'auth', 5, 5)",
+            [acme.tenant.id],
+        )
+    before = hours(acme)
+    assert rebuild(acme, "--apply") == (0, [])
+    assert hours(acme) == before
+
+
+def test_an_unknown_tenant_is_named() -> None:
+    with pytest.raises(CommandError, match="no tenant 'nobody'"):
+        call_command("rebuild_usage", "--tenant", "nobody")
