@@ -10,6 +10,8 @@ class MeteringConfig(AppConfig):
     verbose_name = "Metering"
 
     def ready(self) -> None:
+        from . import checks  # noqa: F401, PLC0415 -- registers itself; needs the loaded apps
+
         post_migrate.connect(_make_partitions, sender=self)
 
 

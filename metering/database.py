@@ -9,8 +9,8 @@ import select
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any, Protocol
 
 import psycopg
 from django.conf import settings
@@ -47,6 +47,14 @@ def conninfo() -> str:
         application_name="meterhouse-engine",
         options=f"-c timezone=UTC -c statement_timeout={timeout} -c lock_timeout={timeout}",
     )
+
+
+class Connects(Protocol):
+    """Where the engine takes its connections from."""
+
+    def connection(self) -> AbstractContextManager[Connection]: ...
+
+    def close(self) -> None: ...
 
 
 class Database:

@@ -18,7 +18,7 @@ from django.conf import settings
 
 from .backlog import Backlog
 from .clock import DatabaseClock
-from .database import Connection, Database, Unreachable
+from .database import Connection, Connects, Database, Unreachable
 from .leases import Holding, Leases, Ticket
 from .ledger import commit, set_aside
 from .process import BURY, CHANGED, Registration
@@ -33,10 +33,10 @@ class Engine:
     """`inline`: without a thread of its own; each record is flushed before `record` returns (for tests, see `testing.py`)."""
 
     def __init__(
-        self, *, clock: DatabaseClock | None = None, database: Database | None = None, inline: bool = False
+        self, *, clock: DatabaseClock | None = None, database: Connects | None = None, inline: bool = False
     ) -> None:
         self.clock = clock or DatabaseClock()
-        self.database = database or Database()
+        self.database: Connects = database or Database()
         self.registration = Registration(self.clock)
         self.leases = Leases(database=self.database, clock=self.clock, process=self.registration)
         self.registration.on_lapse = self.leases.release_all

@@ -21,7 +21,7 @@ from django.conf import settings
 
 from . import periods
 from .clock import DatabaseClock
-from .database import Database, Unreachable
+from .database import Connects, Unreachable
 from .models import OnOutage, Recording
 
 logger = logging.getLogger(__name__)
@@ -170,7 +170,7 @@ GRANT = "SELECT * FROM metering_grant(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"  
 class Leases:
     """The leases of this process. Safe for threads; one grant at a time per tenant."""
 
-    def __init__(self, *, database: Database, clock: DatabaseClock, process: HoldsLeases) -> None:
+    def __init__(self, *, database: Connects, clock: DatabaseClock, process: HoldsLeases) -> None:
         self._database = database
         self._clock = clock
         self._process = process

@@ -1,9 +1,12 @@
 """Records each metered call when its answer is known."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import perf_counter_ns
+from typing import Any
 
-from django.http import HttpRequest, HttpResponse
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
 
 from . import calls
 
@@ -11,21 +14,41 @@ from . import calls
 class MeteringMiddleware:
     """Outermost: its latency is what the caller waits for inside this process. Views that are not metered pass through."""
 
-    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
-        self.get_response = get_response
+    sync_capable = async_capable = True
 
-    def __call__(self, request: HttpRequest) -> HttpResponse:
+    def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        self.get_response = get_response
+        self.is_async = iscoroutinefunction(get_response)
+        if self.is_async:
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        if self.is_async:
+            return self._answer_async(request)
         started = perf_counter_ns()
         try:
-            response = self.get_response(request)
+            response: HttpResponseBase = self.get_response(request)
         except BaseException:
             self._close(request, started, status=500)
             raise
         call = self._close(request, started, status=response.status_code)
-        if call is not None:
-            for name, value in calls.headers(call).items():
-                response[name] = value
-        return response
+        return response if call is None else _with_headers(response, call)
+
+    async def _answer_async(self, request: HttpRequest) -> HttpResponseBase:
+        started = perf_counter_ns()
+        try:
+            response: HttpResponseBase = await self.get_response(request)
+        except BaseException:
+            self._close(request, started, status=500)
+            raise
+        call: calls.MeteredCall | None = getattr(request, "metered_call", None)
+        if call is None:
+            return response
+        if call.bounds.is_durable:  # committed before the answer is sent: the event loop does not wait for that
+            await sync_to_async(self._close)(request, started, status=response.status_code)
+        else:
+            self._close(request, started, status=response.status_code)
+        return _with_headers(response, call)
 
     @staticmethod
     def _close(request: HttpRequest, started: int, *, status: int) -> calls.MeteredCall | None:
@@ -33,3 +56,9 @@ class MeteringMiddleware:
         if call is not None:
             calls.close_call(call, status=status, latency_us=(perf_counter_ns() - started) // 1000)
         return call
+
+
+def _with_headers(response: HttpResponseBase, call: calls.MeteredCall) -> HttpResponseBase:
+    for name, value in calls.headers(call).items():
+        response[name] = value
+    return response

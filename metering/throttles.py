@@ -1,5 +1,6 @@
 """The two lines an engineer adds to a DRF view: `throttle_classes = [TierThrottle]` and `capability = "storage"`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from django.conf import settings
@@ -14,20 +15,56 @@ from . import burst, calls
 
 
 class TierThrottle(BaseThrottle):
-    """Admits the call against the tenant's quota and burst limit, or answers 429; the middleware records it.
+    """Admits the call against the tenant's limits, or answers 429; the middleware records it.
 
-    Raises ImproperlyConfigured when the view has no `capability` or is not authenticated by an API key.
+    The view says what is metered: `capability`, a name or a mapping of names by action (viewsets) or method (`"get"`), and
+    `cost`, units a call takes (default 1), a number or such a mapping. Where the request decides, the view has the methods
+    `get_capability(request)` or `get_cost(request)`. A function view uses `TierThrottle.of("storage", cost=5)`.
+
+    Raises ImproperlyConfigured when the view names no capability, a cost makes no sense, or the view is not authenticated by an
+    API key. Asked twice for one request, it meters once.
     """
+
+    capability: str | None = None
+    cost: int = 1
+
+    @classmethod
+    def of(cls, capability: str, *, cost: int = 1) -> type["TierThrottle"]:
+        """A throttle that brings its capability and cost along; raises ImproperlyConfigured for a bad one."""
+        calls.check_capability(capability)
+        calls.check_cost(cost)
+        return type(cls.__name__, (cls,), {"capability": capability, "cost": cost})
 
     def allow_request(self, request: Request, view: Any) -> bool:
         caller = request.auth
         if not isinstance(caller, Caller):
             raise ImproperlyConfigured(f"{type(view).__name__} is metered and must authenticate by API key.")
-        call = calls.open_call(caller=caller, capability=getattr(view, "capability", None))  # type: ignore[arg-type]
-        request._request.metered_call = call  # type: ignore[attr-defined]
+        call: calls.MeteredCall | None = getattr(request._request, "metered_call", None)
+        if call is None:
+            call = calls.open_call(
+                caller=caller,
+                capability=self._asked(view, request, "capability"),
+                cost=self._asked(view, request, "cost"),
+            )
+            request._request.metered_call = call  # type: ignore[attr-defined]
         if call.problem is not None:
             raise call.problem
         return True
+
+    def _asked(self, view: Any, request: Request, name: str) -> Any:
+        """What the view says of this request, else what the throttle itself says."""
+        decides = getattr(view, f"get_{name}", None)
+        if decides is not None:
+            return decides(request)
+        value = getattr(view, name, None)
+        if isinstance(value, Mapping):
+            value = value.get(action_of(view, request.method or ""))
+        return getattr(self, name) if value is None else value
+
+
+def action_of(view: Any, method: str) -> str:
+    """The viewset's action, or the method of a plain view, as mappings of capabilities and costs are keyed."""
+    return getattr(view, "action", None) or method.lower()
 
 
 class TooManyManagementCalls(Problem):

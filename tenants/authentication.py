@@ -10,6 +10,7 @@ from rest_framework.request import Request
 from . import keys
 from .problems import ServiceUnavailable
 
+REALM = 'Bearer realm="meterhouse"'
 REFUSED = "Send a valid API key as 'Authorization: Bearer mh_live_...'."
 
 
@@ -17,21 +18,27 @@ class ApiKeyAuthentication(BaseAuthentication):
     """`Authorization: Bearer mh_live_...`. Every refusal is the same 401: it tells nobody which keys exist."""
 
     def authenticate(self, request: Request) -> tuple[keys.Caller, keys.Caller] | None:
-        scheme, _, key = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
-        if not scheme:
+        header = request.META.get("HTTP_AUTHORIZATION", "")
+        if not header:
             return None
-        if scheme.lower() != "bearer":
-            raise exceptions.AuthenticationFailed(REFUSED)
-        try:
-            caller = keys.cache.verify(key.strip(), now=timezone.now())
-        except keys.KeyRefused:
-            raise exceptions.AuthenticationFailed(REFUSED) from None
-        except keys.KeysUnavailable:
-            raise ServiceUnavailable from None
+        caller = verified(header)
         return caller, caller
 
     def authenticate_header(self, request: Request) -> str:
-        return 'Bearer realm="meterhouse"'
+        return REALM
+
+
+def verified(header: str) -> keys.Caller:
+    """Whom the Authorization header speaks for; raises AuthenticationFailed or ServiceUnavailable."""
+    scheme, _, key = header.partition(" ")
+    if scheme.lower() != "bearer":
+        raise exceptions.AuthenticationFailed(REFUSED)
+    try:
+        return keys.cache.verify(key.strip(), now=timezone.now())
+    except keys.KeyRefused:
+        raise exceptions.AuthenticationFailed(REFUSED) from None
+    except keys.KeysUnavailable:
+        raise ServiceUnavailable from None
 
 
 class HasScope(permissions.BasePermission):
@@ -41,7 +48,11 @@ class HasScope(permissions.BasePermission):
         caller = request.auth
         if not isinstance(caller, keys.Caller):
             raise exceptions.NotAuthenticated(REFUSED)
-        scope = getattr(view, "required_scope", None)
-        if scope is not None and scope not in caller.scopes:
-            raise exceptions.PermissionDenied(f"This key lacks the scope '{scope}'.")
+        check_scope(caller, getattr(view, "required_scope", None))
         return True
+
+
+def check_scope(caller: keys.Caller, scope: str | None) -> None:
+    """The caller's key carries the scope, or none is asked for; raises PermissionDenied."""
+    if scope is not None and scope not in caller.scopes:
+        raise exceptions.PermissionDenied(f"This key lacks the scope '{scope}'.")

@@ -5,7 +5,8 @@ from typing import Any
 
 from django.core.exceptions import PermissionDenied
 from django.db import InterfaceError, OperationalError
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase
 from django.views.defaults import page_not_found
 from django.views.defaults import server_error as error_page
 from rest_framework import exceptions
@@ -13,6 +14,7 @@ from rest_framework.response import Response
 from rest_framework.views import exception_handler as drf_exception_handler
 
 from . import problems
+from .authentication import REALM
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
@@ -38,15 +40,28 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
     response = drf_exception_handler(error, context)
     if response is None:
         return None
-    response.data = _body(error, response)
+    response.data = _body(error, HTTPStatus(response.status_code))
     response.content_type = problems.CONTENT_TYPE
-    if isinstance(error, problems.Problem) and error.retry_after_seconds is not None:
-        response["Retry-After"] = str(error.retry_after_seconds)
+    _say_when(error, response)
     return response
 
 
-def _body(error: Exception, response: Response) -> dict[str, object]:
-    status = HTTPStatus(response.status_code)
+def plain_answer(error: exceptions.APIException) -> JsonResponse:
+    """The same answer outside DRF, for plain Django views."""
+    status = HTTPStatus(error.status_code)
+    response = JsonResponse(_body(error, status), status=status, content_type=problems.CONTENT_TYPE)
+    if status == HTTPStatus.UNAUTHORIZED:
+        response["WWW-Authenticate"] = REALM
+    _say_when(error, response)
+    return response
+
+
+def _say_when(error: Exception, response: HttpResponseBase) -> None:
+    if isinstance(error, problems.Problem) and error.retry_after_seconds is not None:
+        response["Retry-After"] = str(error.retry_after_seconds)
+
+
+def _body(error: Exception, status: HTTPStatus) -> dict[str, object]:
     if isinstance(error, problems.Problem):
         return problems.document(
             status=status, slug=error.slug, title=error.title, detail=str(error.detail), **error.extra

@@ -1,0 +1,93 @@
+"""The ways in. Each one meters a call of a customer's program; the contract asks the same of all."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from asgiref.sync import async_to_sync
+from django.http import HttpRequest, HttpResponse
+from django.test import AsyncClient, Client
+from django.urls import path
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from metering.decorators import metered
+from metering.throttles import TierThrottle
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]  # names in lower case
+    json: Any
+
+
+class WayIn(ABC):
+    """One way to meter. A way of the future that answers later (events, a stream) says so by `call` returning when it counted."""
+
+    name: str
+
+    @abstractmethod
+    def call(self, key: str | None, *, status: int = 200, cost: int = 1) -> Answer:
+        """Make one call of the capability `contract` with this key; the product answers it with `status`."""
+
+
+class ThrottledView(APIView):
+    throttle_classes = [TierThrottle]
+    capability = "contract"
+    required_scope = "calls"
+
+    def get_cost(self, request: Request) -> int:
+        return int(request.query_params["cost"])
+
+    def get(self, request: Request) -> Response:
+        return Response({}, status=int(request.query_params["status"]))
+
+
+def cost_of(request: HttpRequest) -> int:
+    return int(request.GET["cost"])
+
+
+@metered("contract", cost=cost_of)
+def plain_view(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("{}", status=int(request.GET["status"]), content_type="application/json")
+
+
+@metered("contract", cost=cost_of)
+async def async_view(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("{}", status=int(request.GET["status"]), content_type="application/json")
+
+
+urlpatterns = [
+    path("throttled", ThrottledView.as_view()),
+    path("plain", plain_view),
+    path("async", async_view),
+]
+
+
+class View(WayIn):
+    """A view of this process, through Django's whole handler."""
+
+    def __init__(self, name: str, *, in_event_loop: bool = False) -> None:
+        self.name = f"{name}, in an event loop" if in_event_loop else name
+        self._path = f"/{name}"
+        self._in_event_loop = in_event_loop
+
+    def call(self, key: str | None, *, status: int = 200, cost: int = 1) -> Answer:
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        query = {"status": status, "cost": cost}
+        client: Any = AsyncClient() if self._in_event_loop else Client()
+        get = async_to_sync(client.get) if self._in_event_loop else client.get
+        answer = get(self._path, query, headers=headers)
+        fields = {name.lower(): value for name, value in answer.headers.items()}
+        return Answer(answer.status_code, fields, answer.json() if answer.content else None)
+
+
+WAYS: list[WayIn] = [
+    View("throttled"),
+    View("plain"),
+    View("async"),
+    View("throttled", in_event_loop=True),
+    View("async", in_event_loop=True),
+]
