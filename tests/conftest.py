@@ -28,6 +28,12 @@ ROOT = Path(__file__).resolve().parent.parent
 MakeTenant = Callable[..., onboarding.Onboarded]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--long", action="store_true", help="Longer loads and more faults in tests/faults and property tests."
+    )
+
+
 @pytest.fixture(autouse=True)
 def _forget_keys() -> None:
     cache.clear()
