@@ -1,6 +1,6 @@
 """System checks of metered views: what would fail at the first call is refused at the start."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from django.conf import settings
@@ -12,28 +12,29 @@ from . import calls
 from .throttles import TierThrottle
 
 MIDDLEWARE = "metering.middleware.MeteringMiddleware"
+ATTRIBUTES = {
+    "capability": (calls.check_capability, "metering.E001", 'Set `capability = "name"` on the view'),
+    "cost": (calls.check_cost, "metering.E002", "Set `cost` on the view to a number of units"),
+}
+OR_MAPPING = ", or a mapping by action or method, or pass it to TierThrottle.of(...)."
 
 
-@register("metering")
+@register("meterhouse")
 def metered_views_are_complete(**_: Any) -> list[CheckMessage]:
     """Each metered view names capabilities and costs that can be recorded, and the middleware that records is installed."""
     found: list[CheckMessage] = []
     is_metered = False
     for callback in _callbacks(get_resolver()):
-        view = getattr(callback, "cls", None) or getattr(callback, "view_class", None)
-        throttles = [each for each in getattr(view, "throttle_classes", ()) if issubclass(each, TierThrottle)]
-        is_metered = is_metered or bool(throttles) or hasattr(callback, "metered_capability")
+        throttles = _throttles(callback)
+        is_metered = is_metered or bool(throttles) or _is_decorated(callback)
         for throttle in throttles:
-            found += _view(view, throttle)
+            found += _wrong(callback, throttle)
     if is_metered and MIDDLEWARE not in settings.MIDDLEWARE:
         hint = f'Put "{MIDDLEWARE}" first in MIDDLEWARE.'
         found.append(Error("Metered calls are admitted and never recorded.", hint=hint, id="metering.E003"))
-    return _once(found)
-
-
-def _once(found: list[CheckMessage]) -> list[CheckMessage]:
-    """A view behind several addresses is named once."""
-    return list({(message.id, message.msg): message for message in found}.values())
+    return list(
+        {(message.id, message.msg): message for message in found}.values()
+    )  # once, however many addresses it has
 
 
 def _callbacks(resolver: URLResolver) -> Iterator[Any]:
@@ -44,18 +45,55 @@ def _callbacks(resolver: URLResolver) -> Iterator[Any]:
             yield pattern.callback
 
 
-def _view(view: Any, throttle: type[TierThrottle]) -> Iterator[CheckMessage]:
-    for name, check, number in (("capability", calls.check_capability, 1), ("cost", calls.check_cost, 2)):
-        if hasattr(view, f"get_{name}"):
+def _throttles(callback: Any) -> list[type[TierThrottle]]:
+    named = _said(callback, "throttle_classes") or ()
+    return [each for each in named if isinstance(each, type) and issubclass(each, TierThrottle)]
+
+
+def _is_decorated(callback: Any) -> bool:
+    """Whether `@metered` is on the view, or on a method of its class."""
+    view = getattr(callback, "view_class", None)
+    methods = [getattr(view, name, None) for name in ("dispatch", *getattr(view, "http_method_names", ()))]
+    return any(hasattr(each, "metered_capability") for each in [callback, *methods])
+
+
+def _said(callback: Any, name: str) -> Any:
+    """The attribute of a DRF view as its instances have it: `as_view(...)` and `@action(...)` may override the class."""
+    options: dict[str, Any] = getattr(callback, "initkwargs", {})
+    return options.get(name, getattr(getattr(callback, "cls", None), name, None))
+
+
+def _wrong(callback: Any, throttle: type[TierThrottle]) -> Iterator[CheckMessage]:
+    view = callback.cls
+    for name, (check, identity, mend) in ATTRIBUTES.items():
+        value = _said(callback, name)
+        if hasattr(view, f"get_{name}") or isinstance(value, property):
             continue  # the request decides
-        value = getattr(view, name, None)
-        if isinstance(value, property):
-            continue
-        if value is None:
-            value = getattr(throttle, name)
-        for each in value.values() if isinstance(value, Mapping) else [value]:
+        default = getattr(throttle, name)
+        values: Iterable[object] = [default if value is None else value]
+        if isinstance(value, Mapping):
+            for key in value:
+                if key != "metadata" and not hasattr(view, key):
+                    yield _error(
+                        view, name, f"{key!r} is no action or method of the view", identity, "Correct the name."
+                    )
+            values = [*value.values(), *(default for key in _served(callback) if key not in value)]
+        for each in values:
             try:
                 check(each)
             except ImproperlyConfigured as error:
-                where = f"{view.__module__}.{view.__qualname__}"
-                yield Error(f"{where}.{name}: {error}", hint=f"Set `{name}` on the view.", id=f"metering.E00{number}")
+                yield _error(view, name, str(error), identity, mend + OR_MAPPING)
+
+
+def _served(callback: Any) -> list[str]:
+    """The actions of a viewset at this address, the methods of a plain view."""
+    view = callback.cls
+    methods = [name for name in view.http_method_names if name not in {"options", "head"}]
+    actions: dict[str, str] | None = getattr(callback, "actions", None)
+    if actions is not None:
+        return [actions[method] for method in methods if method in actions]
+    return [method for method in methods if hasattr(view, method)]
+
+
+def _error(view: Any, name: str, cause: str, identity: str, mend: str) -> Error:
+    return Error(f"{view.__module__}.{view.__name__}.{name}: {cause}", hint=mend, id=identity)

@@ -22,7 +22,8 @@ def metered(capability: str, *, cost: Cost = 1, scope: str | None = "calls") -> 
 
     `cost`: units a call takes, or a function of the request. `scope`: what the key must carry (None: nothing). The view finds the
     caller as `request.caller`. Refusals are problem documents (RFC 9457) with the status and header fields that TierThrottle's
-    answers have. The view is exempt from CSRF protection, as whoever has the key is not a browser with a cookie.
+    answers have. The view is exempt from CSRF protection, as whoever has the key is not a browser with a cookie. Methods of a
+    class are decorated with `method_decorator(metered("storage"), name="dispatch")`.
 
     Raises ImproperlyConfigured at import for a capability or a cost that makes no sense.
     """
@@ -31,7 +32,7 @@ def metered(capability: str, *, cost: Cost = 1, scope: str | None = "calls") -> 
         calls.check_cost(cost)
 
     def decorate(view: View) -> View:
-        wrapper: Any = _async(view, admit) if iscoroutinefunction(view) else _sync(view, admit)
+        wrapper: Any = _async(view, admit) if _is_async(view) else _sync(view, admit)
         wrapper.csrf_exempt = True
         wrapper.metered_capability = capability
         return wrapper  # type: ignore[no-any-return]
@@ -44,9 +45,12 @@ def metered(capability: str, *, cost: Cost = 1, scope: str | None = "calls") -> 
                 raise exceptions.NotAuthenticated(REFUSED)
             caller = verified(header)
             check_scope(caller, scope)
-            call = calls.open_call(caller=caller, capability=capability, cost=cost(request) if callable(cost) else cost)
-            request.metered_call = call  # type: ignore[attr-defined]
             request.caller = caller  # type: ignore[attr-defined]
+            call: calls.MeteredCall | None = getattr(request, "metered_call", None)
+            if call is None:  # else another view handed the request on: metered once
+                units = cost(request) if callable(cost) else cost
+                call = calls.open_call(caller=caller, capability=capability, cost=units)
+                request.metered_call = call  # type: ignore[attr-defined]
             return None if call.problem is None else plain_answer(call.problem)
         except exceptions.APIException as error:
             return plain_answer(error)
@@ -55,6 +59,14 @@ def metered(capability: str, *, cost: Cost = 1, scope: str | None = "calls") -> 
 
 
 Admit = Callable[[HttpRequest], HttpResponseBase | None]
+
+
+def _is_async(view: Callable[..., Any]) -> bool:
+    """Whether the view answers with a coroutine; so does `dispatch`, a plain function, of a class with async methods."""
+    owner = getattr(
+        getattr(view, "func", None), "__self__", None
+    )  # method_decorator hands over a partial of a bound method
+    return iscoroutinefunction(view) or getattr(owner, "view_is_async", False)
 
 
 def _sync(view: Callable[..., Any], admit: Admit) -> Callable[..., Any]:

@@ -1,5 +1,6 @@
 """Records each metered call when its answer is known."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from time import perf_counter_ns
 from typing import Any
@@ -38,17 +39,21 @@ class MeteringMiddleware:
         started = perf_counter_ns()
         try:
             response: HttpResponseBase = await self.get_response(request)
-        except BaseException:
-            self._close(request, started, status=500)
+        except BaseException:  # also the cancellation, when the client went away
+            await self._close_in_thread(request, started, status=500)
             raise
-        call: calls.MeteredCall | None = getattr(request, "metered_call", None)
-        if call is None:
+        if not hasattr(request, "metered_call"):
             return response
-        if call.bounds.is_durable:  # committed before the answer is sent: the event loop does not wait for that
-            await sync_to_async(self._close)(request, started, status=response.status_code)
-        else:
-            self._close(request, started, status=response.status_code)
-        return _with_headers(response, call)
+        call = await self._close_in_thread(request, started, status=response.status_code)
+        return response if call is None else _with_headers(response, call)
+
+    async def _close_in_thread(self, request: HttpRequest, started: int, *, status: int) -> calls.MeteredCall | None:
+        """As `_close`, without holding up the event loop.
+
+        In the request's own thread: an admission that a cancelled view left behind there ends before. Shielded: a cancellation
+        that comes now must not leave the call open.
+        """
+        return await asyncio.shield(sync_to_async(self._close)(request, started, status=status))
 
     @staticmethod
     def _close(request: HttpRequest, started: int, *, status: int) -> calls.MeteredCall | None:

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-from django.db import connection
+from django.db import connection, transaction
+from psycopg.pq import TransactionStatus
 
 from tenants import keys
 
@@ -18,18 +19,21 @@ class TestsDatabase:
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        connection.ensure_connection()
-        raw: Any = connection.connection
         try:
             with (
-                raw.transaction()
-            ):  # a savepoint inside TestCase, so that a failed statement does not end the test's transaction
-                yield raw
+                transaction.atomic()
+            ):  # a savepoint inside TestCase: a failed statement does not end the test's transaction
+                yield _raw()
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             raise Unreachable(str(error)) from error
 
     def close(self) -> None:
         pass
+
+
+def _raw() -> Any:
+    connection.ensure_connection()
+    return connection.connection
 
 
 @contextmanager
@@ -44,9 +48,18 @@ def inline_metering() -> Iterator[engine.Engine]:
     """
     keys.cache.clear()
     inline = engine.Engine(database=TestsDatabase(), inline=True)
-    with engine.replaced(inline):
-        try:
+    try:
+        with engine.replaced(inline):
             yield inline
-        finally:
+    finally:
+        keys.cache.clear()
+        if _raw().info.transaction_status != TransactionStatus.INERROR:  # then all is undone, and the test says why
             inline.stop()
-            keys.cache.clear()
+
+
+class InlineMetering:
+    """Each test of the class runs inside `inline_metering()`, async ones too: `class StorageTest(InlineMetering, TestCase)`."""
+
+    def setUp(self) -> None:
+        super().setUp()  # type: ignore[misc]
+        self.enterContext(inline_metering())  # type: ignore[attr-defined]

@@ -5,9 +5,11 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from rest_framework.exceptions import NotAuthenticated
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
+from tenants.authentication import REFUSED
 from tenants.keys import Caller
 from tenants.problems import Problem
 
@@ -21,8 +23,8 @@ class TierThrottle(BaseThrottle):
     `cost`, units a call takes (default 1), a number or such a mapping. Where the request decides, the view has the methods
     `get_capability(request)` or `get_cost(request)`. A function view uses `TierThrottle.of("storage", cost=5)`.
 
-    Raises ImproperlyConfigured when the view names no capability, a cost makes no sense, or the view is not authenticated by an
-    API key. Asked twice for one request, it meters once.
+    Raises ImproperlyConfigured when the view names no capability for what it serves, a cost makes no sense, or the caller is
+    authenticated by something else than an API key. Asked twice for one request, it meters once.
     """
 
     capability: str | None = None
@@ -37,15 +39,16 @@ class TierThrottle(BaseThrottle):
 
     def allow_request(self, request: Request, view: Any) -> bool:
         caller = request.auth
+        if caller is None:
+            raise NotAuthenticated(REFUSED)
         if not isinstance(caller, Caller):
             raise ImproperlyConfigured(f"{type(view).__name__} is metered and must authenticate by API key.")
         call: calls.MeteredCall | None = getattr(request._request, "metered_call", None)
         if call is None:
-            call = calls.open_call(
-                caller=caller,
-                capability=self._asked(view, request, "capability"),
-                cost=self._asked(view, request, "cost"),
-            )
+            capability = self._asked(view, request, "capability")
+            if capability is None and not _is_served(view, request):
+                return True  # DRF answers 405, or OPTIONS by itself
+            call = calls.open_call(caller=caller, capability=capability, cost=self._asked(view, request, "cost"))
             request._request.metered_call = call  # type: ignore[attr-defined]
         if call.problem is not None:
             raise call.problem
@@ -58,13 +61,20 @@ class TierThrottle(BaseThrottle):
             return decides(request)
         value = getattr(view, name, None)
         if isinstance(value, Mapping):
-            value = value.get(action_of(view, request.method or ""))
+            value = value.get(_action(view, request))
         return getattr(self, name) if value is None else value
 
 
-def action_of(view: Any, method: str) -> str:
-    """The viewset's action, or the method of a plain view, as mappings of capabilities and costs are keyed."""
-    return getattr(view, "action", None) or method.lower()
+def _action(view: Any, request: Request) -> str:
+    """The viewset's action, or the method of a plain view (HEAD counts as GET), as mappings are keyed."""
+    method = (request.method or "").lower()
+    return getattr(view, "action", None) or ("get" if method == "head" else method)
+
+
+def _is_served(view: Any, request: Request) -> bool:
+    """Whether code of the view's own will run."""
+    method = (request.method or "").lower()
+    return method != "options" and method in view.http_method_names and hasattr(view, method)
 
 
 class TooManyManagementCalls(Problem):
