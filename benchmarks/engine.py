@@ -1,19 +1,15 @@
 """What the engine itself can do, without HTTP: recorded calls a second, the price of an admission, exactness.
 
-uv run python -m benchmarks.engine [--seconds 8] [--rounds 3]
+uv run python -m benchmarks.engine [--seconds 8] [--rounds 7]
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from typing import Any
 
-import django
-
 from benchmarks import stage
+from benchmarks.stage import in_processes
 
 PROCESSES = 2
 TENANTS = 8
@@ -21,24 +17,13 @@ LIMIT, LIMIT_PROCESSES = 50_000, 4
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=8, help="of load in each round (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
+    options = stage.options(__doc__, seconds=(8.0, 0.3), rounds=(7, 1), calls=(3000, 500))
     with stage.servers():
-        stage.set_up()
-        stage.print_machine()
         _throughput(options.seconds, options.rounds)
         _admission()
-        _added(options.rounds)
+        _added(options.rounds, options.calls)
         is_exact = _exactness()
     sys.exit(0 if is_exact else 1)
-
-
-def _in_processes(count: int, run: Callable[..., Any], *arguments: object) -> list[Any]:
-    """What `run` returned in each of `count` fresh processes that began at the same moment."""
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=django.setup) as pool:
-        return [future.result() for future in [pool.submit(run, *arguments) for _ in range(count)]]
 
 
 def _throughput(seconds: float, rounds: int) -> None:
@@ -53,7 +38,7 @@ def _throughput(seconds: float, rounds: int) -> None:
     for _ in range(rounds):
         for name, run in variants.items():
             tenancies = _tenancies(TENANTS)
-            done = _in_processes(PROCESSES, run, tenancies, seconds, time.time() + 4)
+            done = in_processes(PROCESSES, run, tenancies, seconds, time.time() + 4)
             total = sum(each.calls for each in done)
             _check(tenancies, total)
             span = max(each.committed for each in done) - min(each.started for each in done)
@@ -69,15 +54,15 @@ def _admission() -> None:
 
     rows = []
     for name, count, units in (("out of a lease", 100_000, 1000), ("taking a lease", 3_000, 1)):
-        (p50, p99) = _in_processes(1, engine_runs.admission_us, _tenancies(1)[0], count, units)[0]
+        (p50, p99) = in_processes(1, engine_runs.admission_us, _tenancies(1)[0], count, units)[0]
         rows.append([name, f"{p50:,.1f}", f"{p99:,.1f}"])
     stage.print_table(["one admission", "p50 us", "p99 us"], rows)
 
 
-def _added(rounds: int) -> None:
-    from benchmarks import engine_runs  # noqa: PLC0415
+def _added(rounds: int, count: int) -> None:
+    from benchmarks import wsgi_runs  # noqa: PLC0415
 
-    found = [_in_processes(1, engine_runs.added_in_process, stage.tenant().api_key, 3000)[0] for _ in range(rounds)]
+    found = [in_processes(1, wsgi_runs.added_in_process, [stage.tenant().api_key], count)[0] for _ in range(rounds)]
 
     def middle(value: Callable[[Any], float]) -> str:
         return f"{stage.median([value(each) for each in found]):,.0f}"
@@ -95,13 +80,13 @@ def _exactness() -> bool:
     from benchmarks import engine_runs  # noqa: PLC0415
 
     tenancy = _tenancies(1, included=LIMIT)[0]
-    admitted = _in_processes(LIMIT_PROCESSES, engine_runs.admit_until_refused, tenancy, time.time() + 8)
-    logged, rolled_up, used, reserved = _ledger([tenancy])
-    is_exact = sum(admitted) == LIMIT == logged == rolled_up == used and reserved == 0
+    admitted = in_processes(LIMIT_PROCESSES, engine_runs.admit_until_refused, tenancy, time.time() + 8)
+    books = stage.books([tenancy.tenant_id])
+    is_exact = sum(admitted) == LIMIT and books == (LIMIT, LIMIT, LIMIT, 0)
     print(
         f"{LIMIT_PROCESSES} processes against a limit of {LIMIT:,}: admitted {sum(admitted):,} "
-        f"({', '.join(f'{each:,}' for each in admitted)}); call log {logged:,}, usage hours {rolled_up:,}, "
-        f"quota used {used:,}, reserved {reserved:,}. {'Exact.' if is_exact else 'NOT EXACT.'}"
+        f"({', '.join(f'{each:,}' for each in admitted)}); call log {books.logged:,}, usage hours {books.rolled_up:,}, "
+        f"quota used {books.used:,}, reserved {books.reserved:,}. {'Exact.' if is_exact else 'NOT EXACT.'}"
     )
     return is_exact
 
@@ -113,20 +98,10 @@ def _tenancies(count: int, *, included: int | None = None) -> list[Any]:
     return [Tenancy(each.tenant.id, each.key.project_id, each.key.id, each.tenant.slug) for each in made]
 
 
-def _ledger(tenancies: Sequence[Any]) -> tuple[Any, ...]:
-    ids = [each.tenant_id for each in tenancies]
-    return stage.row(
-        "SELECT (SELECT coalesce(sum(calls), 0) FROM metering_call WHERE tenant_id = ANY(%s) AND outcome = 'billable'), "
-        "(SELECT coalesce(sum(units), 0) FROM metering_usage_hour WHERE tenant_id = ANY(%s)), sum(used), sum(reserved) "
-        "FROM metering_quota WHERE tenant_id = ANY(%s)",
-        ids, ids, ids,
-    )  # fmt: skip
-
-
 def _check(tenancies: Sequence[Any], total: int) -> None:
-    found = _ledger(tenancies)
+    found = stage.books([each.tenant_id for each in tenancies])
     if found != (total, total, total, 0):
-        raise SystemExit(f"Recorded {total:,}, but call log, usage hours, used and reserved are {found}.")
+        raise SystemExit(f"Recorded {total:,}, but {found}.")
 
 
 if __name__ == "__main__":

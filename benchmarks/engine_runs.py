@@ -1,6 +1,5 @@
 """The stretches that `benchmarks.engine` times. Each runs in a process of its own, with Django set up there."""
 
-import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +7,6 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.core.wsgi import get_wsgi_application
 
 from metering import calls
 from metering import engine as engines
@@ -129,63 +127,3 @@ def admission_us(tenancy: Tenancy, count: int, lease_units: int) -> tuple[float,
     engines.stop()
     taken.sort()
     return percentile(taken, 50) / 1000, percentile(taken, 99) / 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Added:
-    """Microseconds a call, unmetered and metered, through Django's WSGI handler in process."""
-
-    unmetered_p50: float
-    metered_p50: float
-    unmetered_cpu: float  # mean CPU of the whole process, flush thread included
-    metered_cpu: float
-
-
-def added_in_process(key: str, count: int, block: int = 500) -> Added:
-    """Both views through the whole of Django, one after the other: p50 of a call; then in blocks: CPU of the process."""
-    application = get_wsgi_application()
-    paths = ["/sandbox/v1/unmetered/auth/session", "/sandbox/v1/auth/session"]
-
-    def call(path: str) -> None:
-        response = application(_environ(path, key), _started)
-        for _ in response:
-            pass
-        response.close()
-
-    _in_turn([lambda path=path: call(path) for path in paths], 300, time.thread_time_ns)  # caches and leases are warm
-    single = _in_turn([lambda path=path: call(path) for path in paths], count, time.thread_time_ns)
-
-    def several(path: str) -> None:
-        for _ in range(block):
-            call(path)
-        engines.wake()
-        time.sleep(0.1)  # what this block recorded is flushed within its own time
-
-    blocks = _in_turn([lambda path=path: several(path) for path in paths], count // block, time.process_time_ns)
-    engines.stop()
-    return Added(*single, *(each / block for each in blocks))
-
-
-def _in_turn(runs: list[Callable[[], None]], times: int, clock_ns: Callable[[], int]) -> list[float]:
-    """The p50 of each run in microseconds, one after the other, so that what disturbs the machine disturbs all."""
-    taken: list[list[int]] = [[] for _ in runs]
-    for _ in range(times):
-        for run, own in zip(runs, taken, strict=True):
-            before = clock_ns()
-            run()
-            own.append(clock_ns() - before)
-    return [percentile(sorted(own), 50) / 1000 for own in taken]
-
-
-def _started(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
-    assert status.startswith("200"), status
-
-
-def _environ(path: str, key: str) -> dict[str, Any]:
-    return {
-        "REQUEST_METHOD": "GET", "PATH_INFO": path, "SCRIPT_NAME": "", "QUERY_STRING": "", "SERVER_NAME": "127.0.0.1",
-        "SERVER_PORT": "8000", "SERVER_PROTOCOL": "HTTP/1.1", "REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "127.0.0.1:8000",
-        "HTTP_AUTHORIZATION": f"Bearer {key}", "wsgi.version": (1, 0), "wsgi.url_scheme": "http",
-        "wsgi.input": io.BytesIO(), "wsgi.errors": io.StringIO(), "wsgi.multithread": True,
-        "wsgi.multiprocess": True, "wsgi.run_once": False,
-    }  # fmt: skip

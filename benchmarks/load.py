@@ -8,6 +8,7 @@ import gc
 import select
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
@@ -18,6 +19,7 @@ class Measured:
     seconds: float
     latencies_us: list[float]
     refused: list[int] = field(default_factory=list)
+    cut: int = 0  # calls that were sent and never answered
 
     @property
     def calls(self) -> int:
@@ -62,9 +64,18 @@ class Connection:
             self.close()
         return int(head[9:12])
 
+    def field(self, name: str) -> str:
+        """A field of the answer that has arrived."""
+        head = self._received.partition(b"\r\n\r\n")[0].decode().lower()
+        return head.partition(f"\r\n{name.lower()}:")[2].partition("\r\n")[0].strip()
+
     @property
     def is_open(self) -> bool:
         return self._socket is not None
+
+    @property
+    def descriptor(self) -> int:
+        return self._socket.fileno() if self._socket is not None else -1
 
     def close(self) -> None:
         if self._socket is not None:
@@ -72,54 +83,97 @@ class Connection:
             self._socket = None
 
 
-def drive(connections: list[Connection], path: str, *, seconds: float) -> Measured:
-    """Each connection calls as fast as it is answered; every call that was sent is waited for."""
+Watcher = Callable[[Connection, int, int], None]  # connection, status, perf_counter_ns
+
+
+def drive(
+    connections: list[Connection],
+    path: str,
+    *,
+    seconds: float | None = None,
+    calls: int = 0,
+    goes_on: Callable[[], bool] | None = None,
+    watch: Watcher | None = None,
+    tolerant: bool = False,
+) -> Measured:
+    """Each connection calls as fast as it is answered, for so long or so many calls; every call that was sent is waited for.
+
+    `watch` sees each answer. `tolerant`: a connection that is cut is opened again, its call counted as `cut`.
+    """
+    if seconds is not None:
+        deadline = time.perf_counter() + seconds
+        goes_on = lambda: time.perf_counter() < deadline  # noqa: E731
+    elif calls:
+        further = iter(range(calls - len(connections)))
+        goes_on = lambda: next(further, None) is not None  # noqa: E731
+    assert goes_on is not None
     gc.disable()
     try:
-        return _Drive(f"GET {path}".encode(), seconds).run(connections)
+        return _Drive(f"GET {path}".encode(), goes_on, watch, tolerant).run(connections)
     finally:
         gc.enable()
 
 
 class _Drive:
-    def __init__(self, request_line: bytes, seconds: float) -> None:
+    def __init__(self, request_line: bytes, goes_on: Callable[[], bool], watch: Watcher | None, tolerant: bool) -> None:
         self._request_line = request_line
+        self._goes_on = goes_on
+        self._watch = watch
+        self._tolerant = tolerant
         self._poller = select.epoll()
         self._waiting: dict[int, Connection] = {}
-        self._started = time.perf_counter()
-        self._deadline = self._started + seconds
-        self._latencies: list[float] = []
-        self._refused: list[int] = []
+        self._measured = Measured(0.0, [])
 
     def run(self, connections: list[Connection]) -> Measured:
+        started = time.perf_counter()
         for connection in connections:
             self._begin(connection)
         while self._waiting:
             for descriptor, _ in self._poller.poll():
-                status = self._waiting[descriptor].receive()
-                if status:
-                    self._answered(descriptor, status)
-        finished = time.perf_counter()
+                self._heard(descriptor, self._waiting[descriptor])
+        self._measured.seconds = time.perf_counter() - started
         self._poller.close()
-        return Measured(finished - self._started, self._latencies, self._refused)
+        return self._measured
 
     def _begin(self, connection: Connection) -> None:
-        descriptor = connection.send(self._request_line)
-        self._waiting[descriptor] = connection
-        self._poller.register(descriptor, select.EPOLLIN)
+        while True:
+            try:
+                descriptor = connection.send(self._request_line)
+                break
+            except ConnectionError as error:
+                self._note_cut(connection, error)
+        if descriptor not in self._waiting:
+            self._waiting[descriptor] = connection
+            self._poller.register(descriptor, select.EPOLLIN)
 
-    def _answered(self, descriptor: int, status: int) -> None:
-        connection = self._waiting[descriptor]
-        now = time.perf_counter_ns()
-        self._latencies.append((now - connection.sent_at) / 1000)
-        if status != 200:
-            self._refused.append(status)
-        goes_on = now / 1e9 < self._deadline
-        if goes_on and connection.is_open:
-            connection.send(self._request_line)  # the same descriptor, already registered
-            return
-        del self._waiting[descriptor]
-        if connection.is_open:
-            self._poller.unregister(descriptor)
+    def _heard(self, descriptor: int, connection: Connection) -> None:
+        try:
+            status = connection.receive()
+        except ConnectionError as error:
+            self._note_cut(connection, error)
+        else:
+            if not status:
+                return
+            self._note_answer(connection, status)
+        goes_on = self._goes_on()
+        if not (goes_on and connection.is_open):
+            self._waiting.pop(descriptor, None)
+            if connection.is_open:
+                self._poller.unregister(descriptor)
         if goes_on:
             self._begin(connection)
+
+    def _note_answer(self, connection: Connection, status: int) -> None:
+        now = time.perf_counter_ns()
+        self._measured.latencies_us.append((now - connection.sent_at) / 1000)
+        if status != 200:
+            self._measured.refused.append(status)
+        if self._watch is not None:
+            self._watch(connection, status, now)
+
+    def _note_cut(self, connection: Connection, error: ConnectionError) -> None:
+        if not self._tolerant or isinstance(error, ConnectionRefusedError):
+            raise error
+        self._waiting.pop(connection.descriptor, None)
+        connection.close()
+        self._measured.cut += 1
