@@ -5,17 +5,24 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
-from django.urls import path
+from django.urls import include, path
 from pytest_django import Settings
+from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.routers import SimpleRouter
+from rest_framework.serializers import ModelSerializer
 from rest_framework.test import APIClient, APIRequestFactory
 from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
+from rest_framework.viewsets import ModelViewSet
 
+from billing.onboarding import Onboarded
 from metering import engine
 from metering.decorators import metered
+from metering.models import Call
 from metering.throttles import TierThrottle
+from tenants.models import Project
 from tests.conftest import MakeTenant
 from tests.metering.ledger import books
 
@@ -55,14 +62,54 @@ class ByMethod(Metered):
     cost = {"get": 3}
 
 
+class ByRequest(Metered):
+    def get_capability(self, request: Request) -> str:
+        return str(request.query_params["of"])
+
+    def get_cost(self, request: Request) -> int:
+        return len(request.query_params)
+
+
+class ForEverybody(Metered):
+    permission_classes = []
+
+
+class ProjectSerializer(ModelSerializer[Project]):
+    class Meta:
+        model = Project
+        fields = ["name"]
+
+
+class ProjectViewSet(ModelViewSet[Project]):
+    throttle_classes = [TierThrottle]
+    serializer_class = ProjectSerializer
+    http_method_names = ["get", "head", "options", "patch", "post"]
+    capability = {
+        "list": "projects.read", "retrieve": "projects.read", "partial_update": "projects.write", "archive": "projects.archive",
+    }  # fmt: skip
+    cost = {"partial_update": 5}
+
+    def get_queryset(self) -> Any:
+        return Project.objects.filter(tenant_id=self.request.auth.tenant_id).order_by("pk")  # type: ignore[union-attr]
+
+    @action(detail=True, methods=["post"])
+    def archive(self, request: Request, pk: str) -> Response:
+        return Response({}, status=202)
+
+    @action(detail=False, throttle_classes=[])
+    def free(self, request: Request) -> Response:
+        return Response({})
+
+
 class Absurd(Metered):
     def get_cost(self, request: Request) -> Any:
         return -5
 
 
-urlpatterns = [
-    path(view.__name__, view.as_view()) for view in (Metered, RefusedLater, RefusedBefore, Twice, ByMethod, Absurd)
-]
+VIEWS = (Metered, RefusedLater, RefusedBefore, Twice, ByMethod, ByRequest, ForEverybody, Absurd)
+router = SimpleRouter(trailing_slash=False)
+router.register("projects", ProjectViewSet, basename="project")
+urlpatterns = [*(path(view.__name__, view.as_view()) for view in VIEWS), path("", include(router.urls))]
 
 
 @pytest.fixture(autouse=True)
@@ -70,10 +117,22 @@ def _urls(settings: Settings) -> None:
     settings.ROOT_URLCONF = __name__
 
 
-def get(key: str, view: type[APIView]) -> Any:
+def client_of(key: str) -> APIClient:
     client = APIClient()
     client.credentials(HTTP_AUTHORIZATION=f"Bearer {key}")
-    return client.get(f"/{view.__name__}")
+    return client
+
+
+def get(key: str, view: type[APIView], **query: str) -> Any:
+    return client_of(key).get(f"/{view.__name__}", query)
+
+
+def recorded(made: Onboarded) -> list[tuple[str, int, int]]:
+    """Capability, units and status of each call, oldest first."""
+    engine.stop()
+    books(made.tenant.id).assert_balanced()
+    calls = Call.objects.filter(tenant=made.tenant).order_by("occurred_at")
+    return list(calls.values_list("capability", "units", "status"))
 
 
 @pytest.mark.parametrize("view", [RefusedLater, RefusedBefore])
@@ -100,6 +159,51 @@ def test_a_mapping_may_go_by_method(make_tenant: MakeTenant) -> None:
     assert [get(acme.api_key, ByMethod).status_code for _ in range(3)] == [200, 200, 429]
     engine.stop()
     assert books(acme.tenant.id).used == 6
+
+
+def test_a_mapping_by_method_leaves_what_is_not_served_to_the_framework(make_tenant: MakeTenant) -> None:
+    acme = make_tenant()
+    client = client_of(acme.api_key)
+    answers = [getattr(client, name)("/ByMethod").status_code for name in ("get", "head", "options", "delete")]
+    assert answers == [200, 200, 200, 405]
+    assert recorded(acme) == [("read", 3, 200), ("read", 3, 200)]
+
+
+def test_the_view_may_decide_by_the_request(make_tenant: MakeTenant) -> None:
+    acme = make_tenant()
+    assert get(acme.api_key, ByRequest, of="maps", size="large").status_code == 200
+    assert get(acme.api_key, ByRequest, of="images").status_code == 200
+    assert recorded(acme) == [("maps", 2, 200), ("images", 1, 200)]
+
+
+def test_each_action_of_a_viewset_has_its_capability_and_cost(make_tenant: MakeTenant) -> None:
+    acme = make_tenant(plan="scale", included=100)
+    client, one = client_of(acme.api_key), f"/projects/{acme.key.project_id}"
+    assert client.get("/projects").json() == [{"name": acme.key.project.name}]
+    assert client.get(one).status_code == 200
+    assert client.patch(one, {"name": "Renamed"}, format="json").json() == {"name": "Renamed"}
+    assert client.post(f"{one}/archive").status_code == 202
+    assert client.get("/projects/0").status_code == 404
+    assert client.get("/projects/free").status_code == 200
+    assert client.put(one).status_code == 405
+    assert recorded(acme) == [
+        ("projects.read", 1, 200),
+        ("projects.read", 1, 200),
+        ("projects.write", 5, 200),
+        ("projects.archive", 1, 202),
+        ("projects.read", 1, 404),
+    ]
+
+
+def test_an_action_that_nobody_named_is_an_error_not_a_free_call(make_tenant: MakeTenant) -> None:
+    with pytest.raises(ImproperlyConfigured, match="needs a `capability`"):
+        client_of(make_tenant().api_key).post("/projects", {"name": "New"}, format="json")
+
+
+def test_a_metered_view_without_permissions_still_wants_a_key(make_tenant: MakeTenant) -> None:
+    answer = APIClient().get("/ForEverybody")
+    assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, 'Bearer realm="meterhouse"')
+    assert get(make_tenant().api_key, ForEverybody).status_code == 200
 
 
 def test_an_absurd_computed_cost_is_an_error_that_names_it(make_tenant: MakeTenant) -> None:

@@ -55,7 +55,7 @@ def test_the_ledger_names_capability_project_key_status_and_call(way: WayIn, mak
     )
 
 
-@pytest.mark.parametrize("status", [403, 429, 500, 503])
+@pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
 def test_a_call_that_fails_is_free(way: WayIn, make_tenant: MakeTenant, status: int) -> None:
     acme = make_tenant(included=3, burst_per_second=10**6)
     assert [way.call(acme.api_key, status=status).status for _ in range(5)] == [status] * 5
