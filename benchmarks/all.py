@@ -5,6 +5,7 @@ uv run python -m benchmarks.all [--quick]
 About 45 minutes. Exits 1 when the books of any of them were wrong.
 """
 
+import signal
 import subprocess
 import sys
 
@@ -25,15 +26,25 @@ BENCHMARKS = {
 
 def main() -> None:
     options = stage.options(__doc__)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     wrong = []
     for name, title in BENCHMARKS.items():
         print(f"## {title}\n", flush=True)
         more = ["--quick"] if options.quick else ["--profile", "10"] if name == "http" else []
-        if subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *more], cwd=stage.ROOT, check=False).returncode:
+        if _exit_code(f"benchmarks.{name}", *more):
             wrong.append(name)
         print(flush=True)
     print(f"Wrong or broken off: {', '.join(wrong)}." if wrong else "All books are right.")
     sys.exit(1 if wrong else 0)
+
+
+def _exit_code(*command: str) -> int:
+    with subprocess.Popen([sys.executable, "-m", *command], cwd=stage.ROOT) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()  # and waited for: it stops its servers first
+            raise
 
 
 if __name__ == "__main__":

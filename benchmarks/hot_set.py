@@ -8,6 +8,7 @@ only some of them in memory.
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks import stage
@@ -47,7 +48,7 @@ def main() -> None:
 
 
 def _print(found: dict[str, list[Any]], rounds: int) -> None:
-    values = {
+    values: dict[str, Callable[[Any], float]] = {
         "p50 of the thread": lambda it: it.metered_p50,
         "of it added": lambda it: it.metered_p50 - it.unmetered_p50,
         "whole process": lambda it: it.metered_cpu,

@@ -125,8 +125,10 @@ def _profile(worker_class: str, keys: list[str], seconds: float) -> int:
         for name in (UNMETERED, METERED):
             folder = Path(above, name)
             folder.mkdir()
-            with served(worker_class=worker_class, **{sampler.VARIABLE: str(folder)}) as web:
+            with served(worker_class=worker_class, environment={sampler.VARIABLE: str(folder)}) as web:
                 clients = [Connection(web.address, keys[number % len(keys)]) for number in range(CLIENTS)]
+                _count(results, PATHS[name], drive(clients, PATHS[name], seconds=1.0))
+                sampler.begin(folder)
                 measured = drive(clients, PATHS[name], seconds=seconds)
                 for client in clients:
                     client.close()

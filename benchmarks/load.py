@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+PATIENCE_SECONDS = 30
+
 
 @dataclass(slots=True)
 class Measured:
@@ -129,7 +131,10 @@ class _Drive:
         for connection in connections:
             self._begin(connection)
         while self._waiting:
-            for descriptor, _ in self._poller.poll():
+            ready = self._poller.poll(PATIENCE_SECONDS)
+            if not ready:
+                raise SystemExit(f"No answer within {PATIENCE_SECONDS} s.")
+            for descriptor, _ in ready:
                 self._heard(descriptor, self._waiting[descriptor])
         self._measured.seconds = time.perf_counter() - started
         self._poller.close()

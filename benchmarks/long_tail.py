@@ -10,7 +10,7 @@ import random
 import sys
 from typing import Any
 
-from benchmarks import stage
+from benchmarks import stage, wire
 
 
 def main() -> None:
@@ -48,7 +48,8 @@ def _print_costs(found: list[tuple[Any, Any]]) -> None:
 def _print_sent(found: list[Any], title: str) -> None:
     whats = sorted({what for cold in found for what in cold.sent})
     rows = [[f"`{what}`", f"{stage.median([cold.sent.get(what, 0.0) for cold in found]):.2f}"] for what in whats]
-    stage.print_table([title, "times"], rows or [["nothing", "0"]])
+    statements = stage.median([cold.sent.total() - cold.sent[wire.VALKEY] for cold in found])
+    stage.print_table([title, "times"], [*rows, ["**SQL round trips in all**", f"**{statements:.2f}**"]])
 
 
 if __name__ == "__main__":

@@ -8,4 +8,4 @@ ROOT_URLCONF = "benchmarks.peers_urls"
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": REDIS_URL}}
 # In the peers' favour: no `SELECT 1` before the INSERT. Metering has connections of its own and does not notice.
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = False
-sampler.begin_in_workers()
+sampler.install()

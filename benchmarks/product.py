@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +28,15 @@ class Web:
 
 
 @contextmanager
-def served(*, workers: int = 2, worker_class: str = "gthread", **environment: str) -> Iterator[Web]:
+def served(
+    *, workers: int = 2, worker_class: str = "gthread", environment: Mapping[str, str] | None = None
+) -> Iterator[Web]:
     """Real gunicorn with the product's own configuration; stopped cleanly afterwards, so everything is flushed."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address: tuple[str, int] = probe.getsockname()
     env = {
-        **os.environ, **environment, "WEB_BIND": f"127.0.0.1:{address[1]}", "WEB_WORKERS": str(workers),
+        **os.environ, **(environment or {}), "WEB_BIND": f"127.0.0.1:{address[1]}", "WEB_WORKERS": str(workers),
         "WEB_WORKER_CLASS": worker_class,
     }  # fmt: skip
     command = [sys.executable, "-m", "gunicorn", "-c", "config/gunicorn.py", "config.wsgi"]

@@ -3,6 +3,7 @@
 The sums by thread are exact, the split by function is sampled. cProfile would make each Python call several times as dear and so
 name the wrong functions. The sampler's own CPU is left out, but it takes turns with the rest: the rates of a profiled
 run are no figures. Switched on by the environment variable BENCHMARK_PROFILE, a folder: each worker leaves a file in it.
+It begins when `begin` says so, with all that is made once (connections, leases, imports) behind it.
 """
 
 import atexit
@@ -12,34 +13,44 @@ import sys
 import threading
 import time
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
 from benchmarks import stage
 
-VARIABLE = "BENCHMARK_PROFILE"
-EVERY_SECONDS = 0.002
+VARIABLE, BEGUN = "BENCHMARK_PROFILE", "begun"
+EVERY_SECONDS, LOOK_SECONDS = 0.002, 0.05
 METERING, REST, FLUSH, SERVER = "request: metering", "request: rest", "flush thread", "gunicorn"
 OWN = ("metering", "tenants", "sandbox", "config", "dashboard", "billing")
 HANDLERS = "django/core/handlers/"
 Spent = Counter[tuple[str, str]]  # nanoseconds by part and function
 
 
-def begin_in_workers() -> None:
+def install() -> None:
     """Each process forked from this one samples itself, where BENCHMARK_PROFILE says so."""
     if VARIABLE in os.environ:
-        os.register_at_fork(after_in_child=_begin)
+        os.register_at_fork(after_in_child=_start)
 
 
-def _begin() -> None:
+def begin(folder: Path) -> None:
+    """The workers begin to sample."""
+    (folder / BEGUN).touch()
+    time.sleep(3 * LOOK_SECONDS)
+
+
+def _start() -> None:
     spent: Spent = Counter()
-    sys.setswitchinterval(0.0002)  # the sampler gets its turn soon, not when some thread happens to wait
     threading.Thread(target=_sample, args=(spent,), name="sampler", daemon=True).start()
     atexit.register(_keep, spent)
 
 
 def _sample(spent: Spent) -> None:
-    own, clocks = threading.get_ident(), {}
+    while not Path(os.environ[VARIABLE], BEGUN).exists():
+        time.sleep(LOOK_SECONDS)
+    sys.setswitchinterval(0.0002)  # the sampler gets its turn soon, not when some thread happens to wait
+    own = threading.get_ident()
+    clocks: dict[int, int] = {}
     while True:
         time.sleep(EVERY_SECONDS)
         for thread, frame in sys._current_frames().items():
@@ -51,7 +62,6 @@ def _sample(spent: Spent) -> None:
             clocks[thread] = now
             if used:
                 spent[_placed(frame)] += used
-        del frame
 
 
 def _keep(spent: Spent) -> None:
@@ -66,11 +76,11 @@ def _placed(leaf: FrameType) -> tuple[str, str]:
         frames.append(frames[-1].f_back)
     part, ours = SERVER, ""
     for frame in reversed(frames):
-        place = _place(frame)
+        place = _place(frame.f_code.co_filename)
         part = _part(part, place, frame.f_code.co_name)
         if place.startswith(OWN):
             ours = f"{place}:{frame.f_code.co_name}"
-    last = f"{_place(leaf)}:{leaf.f_code.co_name}"
+    last = f"{_place(leaf.f_code.co_filename)}:{leaf.f_code.co_name}"
     return part, f"{ours} > {last}" if ours and ours != last else last
 
 
@@ -84,12 +94,12 @@ def _part(part: str, place: str, function: str) -> str:
     )  # also when the outermost middleware, metering's, calls the rest
 
 
-def _place(frame: FrameType) -> str:
+@cache
+def _place(path: str) -> str:
     """The file, from its package on."""
-    path = frame.f_code.co_filename
-    for root in (f"{stage.ROOT}/", "/site-packages/"):
+    for root in ("/site-packages/", f"{stage.ROOT}/"):
         _, found, rest = path.partition(root)
-        if found and not rest.startswith(".venv"):
+        if found:
             return rest
     return "/".join(path.rsplit("/", 2)[-2:])
 
@@ -117,7 +127,7 @@ def print_functions(folder: Path, calls: int, most: int = 20) -> None:
 
 def _read(folder: Path) -> Spent:
     spent: Spent = Counter()
-    for file in folder.iterdir():
+    for file in folder.glob("*.json"):
         for part, function, used in json.loads(file.read_text()):
             spent[part, function] += used
     return spent

@@ -5,6 +5,7 @@ import os
 import platform
 import random
 import secrets
+import signal
 import statistics
 import sys
 import tempfile
@@ -44,6 +45,7 @@ def options(doc: str | None, **defaults: tuple[Any, Any]) -> argparse.Namespace:
 @contextmanager
 def servers(settings_module: str = "config.settings") -> Iterator[None]:
     """PostgreSQL (fsync on) and Valkey of this run's own, migrated; every process of this run works on them."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped then, too
     with (
         tempfile.TemporaryDirectory(prefix="meterhouse-benchmark-") as folder,
         Stack(Path(folder), durable=True, environ=_without_servers(), say=_say_nothing) as stack,

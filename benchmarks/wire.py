@@ -29,7 +29,8 @@ class Wire:
 def counted() -> Iterator[Wire]:
     """Inside, statements of this process are counted, of Django's connections and the engine's alike."""
     wire = Wire()
-    execute, send = psycopg.Cursor.execute, redis.Connection.send_packed_command
+    execute: Any = psycopg.Cursor.execute
+    send: Any = redis.Connection.send_packed_command
 
     def counting_execute(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
         wire.note(" ".join(str(query).split()[:4])[:40])
@@ -39,7 +40,7 @@ def counted() -> Iterator[Wire]:
         wire.note(VALKEY)
         return send(self, *arguments, **options)
 
-    psycopg.Cursor.execute, redis.Connection.send_packed_command = counting_execute, counting_send  # type: ignore[assignment,method-assign]
+    psycopg.Cursor.execute, redis.Connection.send_packed_command = counting_execute, counting_send  # type: ignore[method-assign]
     try:
         yield wire
     finally:

@@ -4,6 +4,7 @@ import io
 import itertools
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,7 +125,7 @@ class Cold:
 
     wall_us: list[float] = field(default_factory=list)
     cpu_us: list[float] = field(default_factory=list)  # of the request's thread
-    sent: dict[str, float] = field(default_factory=dict)
+    sent: Counter[str] = field(default_factory=Counter)  # round trips; fractions of one, too
 
 
 def long_tail(unmetered: list[str], metered: list[str]) -> dict[str, Cold]:
@@ -146,7 +147,7 @@ def long_tail(unmetered: list[str], metered: list[str]) -> dict[str, Cold]:
         counted.by = wire.OTHERS
         engines.stop()
     for (by, what), times in sorted(counted.sent.items()):
-        found[by].sent[what] = times / len(found[METERED].wall_us)
+        found[by].sent[what] = times / len(found[METERED].wall_us)  # type: ignore[assignment]
     return found
 
 
