@@ -1,22 +1,34 @@
 """Records that cannot be committed wait in a file that survives its process."""
 
+import json
+import logging
 import os
+import resource
 import stat
-from collections.abc import Callable
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pytest_django import Settings
 
+from metering.backlog import Backlog
 from metering.recorder import Batch, Entry
 from metering.spool import Spool, SpoolFull, adopt
+from tests.conftest import ROOT
 
+# Anything that a str can hold, lone surrogates included; a pair of them would be read back as the one character it means.
+TEXT = st.text(st.characters(exclude_categories=()).filter(lambda c: not "\udc00" <= c <= "\udfff"))
 ENTRIES = st.builds(
     Entry,
     id=st.uuids().map(str), tenant_id=st.uuids(), project_id=st.integers(1, 2**62), key_id=st.integers(1, 2**62),
-    capability=st.text(), outcome=st.sampled_from(["billable", "failed", "refused"]), reason=st.text(max_size=9),
+    capability=TEXT, outcome=st.sampled_from(["billable", "failed", "refused"]), reason=st.text(max_size=9),
     status=st.integers(100, 599), units=st.integers(0, 10**12), latency_us=st.integers(0, 2**31 - 1),
     occurred_at=st.floats(0, 4e9), period_start=st.floats(0, 4e9), period_end=st.floats(0, 4e9),
     lease_id=st.none() | st.uuids(), calls=st.integers(1, 10**6),
@@ -41,6 +53,11 @@ def entry(**changes: object) -> Entry:
         "lease_id": None,
     }  # fmt: skip
     return Entry(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def line(content: object) -> bytes:
+    text = json.dumps(content, default=str).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
 def files(folder: Path) -> list[Path]:
@@ -130,15 +147,126 @@ def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
 
 
 def test_a_file_of_an_older_version_is_read_with_todays_defaults(tmp_path: Path) -> None:
-    import json
-    import zlib
-
     fields = [name for name in Entry._fields if name != "calls"]
     values = [None if name == "lease_id" else getattr(entry(), name) for name in fields]
     content = {"id": str(uuid4()), "fields": [*fields, "gone"], "entries": [[*values, 7]], "returns": []}
-    text = json.dumps(content, default=str).encode()
-    (tmp_path / "old.spool").write_bytes(b"%08x %s\n" % (zlib.crc32(text), text))
+    (tmp_path / "old.spool").write_bytes(line(content))
     out: list[Batch] = []
     assert adopt(tmp_path, taken(out)) == 1
     assert out[0].entries[0].calls == 1
     assert isinstance(out[0].id, UUID)
+
+
+def test_a_line_that_is_no_batch_is_kept_aside_and_the_others_are_sent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = Spool(tmp_path, max_bytes=10**6)
+    first, last = Batch((entry(),), {}), Batch((entry(),), {})
+    spool.append(first)
+    too_new = line({"id": str(uuid4()), "fields": ["something", "else"], "entries": [[1, 2]], "returns": []})
+    with files(tmp_path)[0].open("ab") as file:
+        file.write(too_new)
+        file.write(b"00000000 {}\n")
+    spool.append(last)
+    spool.close()
+    out: list[Batch] = []
+    assert adopt(tmp_path, taken(out)) == 2
+    assert out == [first, last]
+    assert files(tmp_path) == []
+    (kept,) = tmp_path.glob("*.unreadable")
+    assert too_new in kept.read_bytes()
+    assert caplog.text.count(f"stay in {kept}") == 2
+
+
+@contextmanager
+def disk_of(size: int) -> Iterator[None]:
+    """No file of this process grows beyond so many bytes: a disk that is full in the middle of a line."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_fills_up_in_a_line_leaves_what_was_there(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=10**6)
+    batches = [Batch((entry(),), {}) for _ in range(3)]
+    spool.append(batches[0])
+    size = files(tmp_path)[0].stat().st_size
+    with disk_of(size + 40), pytest.raises(OSError, match="File too large"):
+        spool.append(batches[1])
+    assert files(tmp_path)[0].stat().st_size == size
+    spool.append(batches[2])
+    out: list[Batch] = []
+    assert spool.drain(taken(out))
+    assert out == [batches[0], batches[2]]
+
+
+def test_a_file_that_was_removed_by_hand_is_still_counted_by_its_process(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=10**6)
+    batches = [Batch((entry(),), {}) for _ in range(2)]
+    spool.append(batches[0])
+    files(tmp_path)[0].unlink()
+    spool.append(batches[1])
+    out: list[Batch] = []
+    assert spool.drain(taken(out))
+    assert out == batches
+    spool.append(batches[0])
+    assert len(files(tmp_path)) == 1
+    spool.close()
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_the_mend_and_nothing_is_lost(
+    tmp_path: Path, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    settings.METERING = {**settings.METERING, "SPOOL_DIR": str(tmp_path / "file" / "spool")}
+    backlog = Backlog()
+    batches = [Batch((entry(),), {}) for _ in range(2)]
+    with caplog.at_level(logging.ERROR):
+        for batch in batches:
+            backlog.keep(batch)
+    assert f"cannot wait in {tmp_path}/file/spool" in caplog.text
+    assert "set METERING_SPOOL_DIR" in caplog.text
+    out: list[Batch] = []
+    assert backlog.drain(taken(out))
+    assert out == batches
+
+
+# The engine of a parent, and of a child that it forks afterwards, keep batches of one call and of two.
+FORKING = """
+import os, sys, django; django.setup()
+from metering.engine import engine
+from metering.recorder import Batch
+from tests.metering.test_spool import entry
+engine().backlog.keep(Batch((entry(),), {}))
+child = os.fork()
+engine().backlog.keep(Batch((entry(), entry()), {}))
+if child == 0:
+    os._exit(0)
+os.waitpid(child, 0)
+print("kept", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_child_has_a_file_of_its_own_and_what_a_killed_process_left_is_adopted(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", FORKING],
+        env={
+            **os.environ, "DJANGO_SETTINGS_MODULE": "config.settings", "PYTHONPATH": str(ROOT),
+            "METERING_SPOOL_DIR": str(tmp_path),
+        },
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == b"kept"
+    assert len(files(tmp_path)) == 2
+    out: list[Batch] = []
+    assert adopt(tmp_path, taken(out)) == 2  # the child's: it is gone; the parent lives
+    process.kill()
+    process.communicate()
+    assert adopt(tmp_path, taken(out)) == 3
+    assert [len(batch.entries) for batch in out] == [2, 1, 2]
+    assert files(tmp_path) == []
