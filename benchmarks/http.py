@@ -3,7 +3,7 @@
     uv run python -m benchmarks.http [--rounds 7] [--workers gthread,sync] [--profile 10]
 
 One run, one machine, real gunicorn, rounds interleaved; the ratios are the result. `--profile` adds so many seconds under a
-sampler for each worker class, and the functions that the workers' CPU goes to.
+sampler, metered and unmetered, and the functions that the workers' CPU goes to.
 """
 
 import os
@@ -59,8 +59,8 @@ def main() -> None:
         answered = 0
         for worker_class in options.workers.split(","):
             answered += _measure(worker_class, keys, options.rounds, options.seconds)
-            if options.profile:
-                answered += _profile(worker_class, keys, options.profile)
+        if options.profile:
+            answered += _profile(keys, options.profile)
         is_equal = stage.balance(answered)
     sys.exit(0 if is_equal else 1)
 
@@ -118,14 +118,14 @@ def _count(results: Results, path: str, measured: Measured) -> None:
         results.metered_calls += measured.calls
 
 
-def _profile(worker_class: str, keys: list[str], seconds: float) -> int:
+def _profile(keys: list[str], seconds: float) -> int:
     """Print where the workers' CPU goes, metered and unmetered; returns how many metered calls were answered 200."""
     results, folders = Results(), {}
     with tempfile.TemporaryDirectory(prefix="meterhouse-profile-") as above:
         for name in (UNMETERED, METERED):
             folder = Path(above, name)
             folder.mkdir()
-            with served(worker_class=worker_class, environment={sampler.VARIABLE: str(folder)}) as web:
+            with served(worker_class="sync", environment={sampler.VARIABLE: str(folder)}) as web:
                 clients = [Connection(web.address, keys[number % len(keys)]) for number in range(CLIENTS)]
                 _count(results, PATHS[name], drive(clients, PATHS[name], seconds=1.0))
                 sampler.begin(folder)
@@ -134,8 +134,8 @@ def _profile(worker_class: str, keys: list[str], seconds: float) -> int:
                     client.close()
             _count(results, PATHS[name], measured)
             folders[name] = (folder, measured.calls)
-        print(f"gunicorn {worker_class}, where the CPU of the web workers goes ({seconds:g} s, beside the sampler):\n")
-        sampler.print_parts(folders)
+        print(f"gunicorn sync, where the CPU of the web workers goes ({seconds:g} s each, beside the sampler):\n")
+        sampler.print_parts(base=folders[UNMETERED], with_metering=folders[METERED])
         sampler.print_functions(*folders[METERED])
     return results.metered_calls
 

@@ -38,6 +38,7 @@ def served(
     env = {
         **os.environ, **(environment or {}), "WEB_BIND": f"127.0.0.1:{address[1]}", "WEB_WORKERS": str(workers),
         "WEB_WORKER_CLASS": worker_class,
+        "WEB_THREADS": "1" if worker_class == "sync" else "8",  # with more threads gunicorn's sync is gthread
     }  # fmt: skip
     command = [sys.executable, "-m", "gunicorn", "-c", "config/gunicorn.py", "config.wsgi"]
     with tempfile.TemporaryFile() as log:

@@ -1,14 +1,19 @@
-"""Where the CPU of a web worker goes: every thread's own CPU clock, read every 2 ms and booked to what that thread is doing.
+"""Where the CPU of a web worker goes, by function, sampled by a signal for every 4 ms of CPU.
 
-The sums by thread are exact, the split by function is sampled. cProfile would make each Python call several times as dear and so
-name the wrong functions. The sampler's own CPU is left out, but it takes turns with the rest: the rates of a profiled
-run are no figures. Switched on by the environment variable BENCHMARK_PROFILE, a folder: each worker leaves a file in it.
-It begins when `begin` says so, with all that is made once (connections, leases, imports) behind it.
+Python runs a signal's handler in the main thread, between two of its instructions, so it is the sync worker that can be
+sampled without a bias: its requests run in the main thread. (A sampling thread has to wait for the interpreter's lock, and
+mostly finds the others where they let go of it, in input and output; cProfile makes every Python call several times as
+dear.) What each thread used between two samples comes from its own CPU clock and is exact, and so is the flush thread's
+share; within it the functions are only a hint.
+
+Switched on by the environment variable BENCHMARK_PROFILE, a folder: each worker leaves a file in it. It begins when `begin`
+says so, with all that is made once (connections, leases, imports) behind it.
 """
 
 import atexit
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -20,9 +25,10 @@ from types import FrameType
 from benchmarks import stage
 
 VARIABLE, BEGUN = "BENCHMARK_PROFILE", "begun"
-EVERY_SECONDS, LOOK_SECONDS = 0.002, 0.05
+EVERY_SECONDS = 0.004
 METERING, REST, FLUSH, SERVER = "request: metering", "request: rest", "flush thread", "gunicorn"
 OWN = ("metering", "tenants", "sandbox", "config", "dashboard", "billing")
+ANONYMOUS = "tenants/postgresql/"  # the connections: whoever asks is to answer for it
 HANDLERS = "django/core/handlers/"
 Spent = Counter[tuple[str, str]]  # nanoseconds by part and function
 
@@ -36,37 +42,46 @@ def install() -> None:
 def begin(folder: Path) -> None:
     """The workers begin to sample."""
     (folder / BEGUN).touch()
-    time.sleep(3 * LOOK_SECONDS)
+    time.sleep(0.1)
 
 
 def _start() -> None:
-    spent: Spent = Counter()
-    threading.Thread(target=_sample, args=(spent,), name="sampler", daemon=True).start()
-    atexit.register(_keep, spent)
+    sampler = Sampler(Path(os.environ[VARIABLE]))
+    signal.signal(signal.SIGPROF, sampler.sample)
+    signal.setitimer(signal.ITIMER_PROF, EVERY_SECONDS, EVERY_SECONDS)
+    atexit.register(sampler.keep)
 
 
-def _sample(spent: Spent) -> None:
-    while not Path(os.environ[VARIABLE], BEGUN).exists():
-        time.sleep(LOOK_SECONDS)
-    sys.setswitchinterval(0.0002)  # the sampler gets its turn soon, not when some thread happens to wait
-    own = threading.get_ident()
-    clocks: dict[int, int] = {}
-    while True:
-        time.sleep(EVERY_SECONDS)
+class Sampler:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._main = threading.get_ident()
+        self._clocks: dict[int, int] = {}
+        self._spent: Spent = Counter()
+        self._has_begun = False
+
+    def sample(self, _signal: int, interrupted: FrameType | None) -> None:
+        """What every thread used since the last sample is booked to where it is now."""
+        begins, self._has_begun = not self._has_begun, self._has_begun or (self._folder / BEGUN).exists()
+        if not self._has_begun or interrupted is None:
+            return
         for thread, frame in sys._current_frames().items():
-            if thread == own:
-                continue
-            # The thread lives as long as we hold the interpreter's lock, so it has a clock.
-            now = time.clock_gettime_ns(time.pthread_getcpuclockid(thread))
-            used = now - clocks.get(thread, now)
-            clocks[thread] = now
+            now = _cpu_ns(thread)
+            used = now - self._clocks.get(thread, now if begins else 0)
+            self._clocks[thread] = now
             if used:
-                spent[_placed(frame)] += used
+                self._spent[_placed(interrupted if thread == self._main else frame)] += used
+        self._clocks[self._main] = _cpu_ns(self._main)  # without what this took
+
+    def keep(self) -> None:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        lines = [[part, function, used] for (part, function), used in self._spent.items()]
+        (self._folder / f"{os.getpid()}.json").write_text(json.dumps(lines))
 
 
-def _keep(spent: Spent) -> None:
-    lines = [[part, function, used] for (part, function), used in dict(spent).items()]
-    Path(os.environ[VARIABLE], f"{os.getpid()}.json").write_text(json.dumps(lines))
+def _cpu_ns(thread: int) -> int:
+    # Whoever is among the current frames lives as long as we hold the interpreter's lock, and so has a clock.
+    return time.clock_gettime_ns(time.pthread_getcpuclockid(thread))
 
 
 def _placed(leaf: FrameType) -> tuple[str, str]:
@@ -78,7 +93,7 @@ def _placed(leaf: FrameType) -> tuple[str, str]:
     for frame in reversed(frames):
         place = _place(frame.f_code.co_filename)
         part = _part(part, place, frame.f_code.co_name)
-        if place.startswith(OWN):
+        if place.startswith(OWN) and not place.startswith(ANONYMOUS):
             ours = f"{place}:{frame.f_code.co_name}"
     last = f"{_place(leaf.f_code.co_filename)}:{leaf.f_code.co_name}"
     return part, f"{ours} > {last}" if ours and ours != last else last
@@ -89,9 +104,8 @@ def _part(part: str, place: str, function: str) -> str:
         return FLUSH
     if place.startswith("metering/"):
         return METERING
-    return (
-        REST if place.startswith(HANDLERS) else part
-    )  # also when the outermost middleware, metering's, calls the rest
+    # Handlers again inside metering: its middleware is the outermost and calls the rest.
+    return REST if place.startswith(HANDLERS) else part
 
 
 @cache
@@ -104,21 +118,32 @@ def _place(path: str) -> str:
     return "/".join(path.rsplit("/", 2)[-2:])
 
 
-def print_parts(folders: dict[str, tuple[Path, int]]) -> None:
-    """The parts' microseconds a call, for each variant: its workers' files and its calls."""
-    spent = {name: _read(folder) for name, (folder, _) in folders.items()}
-    rows = []
-    for part in (METERING, REST, SERVER, FLUSH):
-        rows.append([part, *(_us(_sum(spent[name], part), calls) for name, (_, calls) in folders.items())])
-    rows.append(["together", *(_us(spent[name].total(), calls) for name, (_, calls) in folders.items())])
-    stage.print_table(["web workers, CPU us a call", *folders], rows)
+def print_parts(*, base: tuple[Path, int], with_metering: tuple[Path, int]) -> None:
+    """The parts' microseconds a call, unmetered and metered. Each argument: a folder of workers' files, and how many calls."""
+    columns = [[*_parts(*of), 0.0] for of in (base, with_metering)]
+    for column in columns:
+        column[-1] = sum(column)
+    names = [METERING, REST, SERVER, FLUSH, "together"]
+    rows = [
+        [name, *(f"{us:.1f}" for us in (unmetered, metered, metered - unmetered))]
+        for name, unmetered, metered in zip(names, *columns, strict=True)
+    ]
+    stage.print_table(["web workers, CPU us a call", "unmetered", "metered", "added"], rows)
+
+
+def _parts(folder: Path, calls: int) -> list[float]:
+    spent = _read(folder)
+    return [
+        sum(used for (its_part, _), used in spent.items() if its_part == part) / calls / 1000
+        for part in (METERING, REST, SERVER, FLUSH)
+    ]
 
 
 def print_functions(folder: Path, calls: int, most: int = 20) -> None:
     """The functions of metering and its flush thread that use most."""
     spent = _read(folder)
     rows = [
-        [part, f"`{function}`", _us(used, calls)]
+        [part, f"`{function}`", f"{used / calls / 1000:.1f}"]
         for (part, function), used in spent.most_common()
         if part in {METERING, FLUSH}
     ]
@@ -131,11 +156,3 @@ def _read(folder: Path) -> Spent:
         for part, function, used in json.loads(file.read_text()):
             spent[part, function] += used
     return spent
-
-
-def _sum(spent: Spent, part: str) -> int:
-    return sum(used for (its_part, _), used in spent.items() if its_part == part)
-
-
-def _us(nanoseconds: int, calls: int) -> str:
-    return f"{nanoseconds / calls / 1000:.1f}"
