@@ -51,9 +51,9 @@ def _throttles(callback: Any) -> list[type[TierThrottle]]:
 
 
 def _is_decorated(callback: Any) -> bool:
-    """Whether `@metered` is on the view, or on a method of its class."""
+    """Whether `@metered` is on the view, or on a method of its class (`as_view` hands on what `dispatch` has)."""
     view = getattr(callback, "view_class", None)
-    methods = [getattr(view, name, None) for name in ("dispatch", *getattr(view, "http_method_names", ()))]
+    methods = [getattr(view, name, None) for name in getattr(view, "http_method_names", ())]
     return any(hasattr(each, "metered_capability") for each in [callback, *methods])
 
 

@@ -20,9 +20,7 @@ class TestsDatabase:
     @contextmanager
     def connection(self) -> Iterator[Connection]:
         try:
-            with (
-                transaction.atomic()
-            ):  # a savepoint inside TestCase: a failed statement does not end the test's transaction
+            with transaction.atomic():  # inside TestCase a savepoint: a failed statement ends no more than itself
                 yield _raw()
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             raise Unreachable(str(error)) from error

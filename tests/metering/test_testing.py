@@ -101,11 +101,13 @@ def test_limits_hold_and_failed_calls_are_free(metering: engine.Engine, make_ten
 def test_afterwards_all_units_are_returned_and_the_process_has_its_engine_again(
     db: None, make_tenant: MakeTenant
 ) -> None:
-    acme = make_tenant(included=1000)
+    acme = make_tenant(included=10**6)
     ordinary = engine.engine()
     with inline_metering():
         assert engine.engine() is not ordinary
-        get(acme.api_key, "/plain")
+        for _ in range(4):  # a grant grows with use
+            get(acme.api_key, "/plain")
+        assert Lease.objects.filter(tenant_id=acme.tenant.id).exists()
     assert engine.engine() is ordinary
     assert not Lease.objects.filter(tenant_id=acme.tenant.id).exists()
     books(acme.tenant.id).assert_balanced()

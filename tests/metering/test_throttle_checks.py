@@ -67,7 +67,7 @@ def found(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Found:
             patterns: Any = router.urls
         else:
             patterns = [path("view", getattr(view, "as_view", lambda: view)())]
-        monkeypatch.setitem(globals(), "urlpatterns", [path("deep/", include(patterns)), *patterns])
+        monkeypatch.setitem(globals(), "urlpatterns", [path(prefix, include(patterns)) for prefix in ("a/", "b/")])
         settings.ROOT_URLCONF = __name__
         messages = [each for each in checks.run_checks(tags=["meterhouse"]) if str(each.id).startswith("metering")]
         return [(str(each.id), each.msg.removeprefix(f"{__name__}."), str(each.hint)) for each in messages]
