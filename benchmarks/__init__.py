@@ -1,1 +1,1 @@
-"""What metering costs, measured: `python -m benchmarks.http` and `python -m benchmarks.engine`. See docs/performance.md."""
+"""What metering costs and what it holds, measured: `python -m benchmarks.all`, or one of its modules. See docs/performance.md."""
