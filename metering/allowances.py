@@ -1,5 +1,6 @@
 """What metering must enforce, pushed down by billing. Enforced everywhere within a second: see `leases.py`."""
 
+import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -7,8 +8,10 @@ from uuid import UUID
 from django.db import connection, transaction
 from django.db.models.functions import Now
 
-from . import boundaries, periods
+from . import boundaries, periods, rebuild
 from .models import Allowance, OnOutage, Policy, Recording
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class Terms:
 BOUNDS = """
 UPDATE metering_quota SET included = %(included)s, admits = %(admits)s WHERE tenant_id = %(tenant)s AND period_end > %(now)s
 """
+OPEN = "SELECT metering_open_period(%s, %s, %s, %s)"
 OPEN_AHEAD = timedelta(days=1)
 
 
@@ -38,7 +42,7 @@ def push(*, tenant_id: UUID, terms: Terms, now: datetime) -> Allowance:
     What was used stays used. The running period changes only when `terms.period` or a new anchor says so.
     """
     with transaction.atomic():
-        anchor = Allowance.objects.filter(pk=tenant_id).values_list("anchor", flat=True).first()
+        known = Allowance.objects.select_for_update().filter(pk=tenant_id).first()
         allowance, _ = Allowance.objects.update_or_create(
             tenant_id=tenant_id,
             defaults={
@@ -53,11 +57,12 @@ def push(*, tenant_id: UUID, terms: Terms, now: datetime) -> Allowance:
                 "changed_at": Now(),  # database time: the processes that hold leases look for it by that clock
             },
         )
+        rebuild.lock(tenant_id)  # all rows in order: a flush may hold two of them
         period = terms.period
-        if period is None and anchor not in {None, terms.anchor}:
+        if period is None and known is not None and known.anchor != terms.anchor:
             period = periods.containing(terms.anchor, now)
         if period is not None:
-            boundaries.learn(tenant_id=tenant_id, period=period, now=now)
+            _learn(tenant_id, period, now)
         open_period(allowance=allowance, instant=now)
         with connection.cursor() as cursor:
             cursor.execute(
@@ -67,20 +72,28 @@ def push(*, tenant_id: UUID, terms: Terms, now: datetime) -> Allowance:
     return allowance
 
 
+def _learn(tenant_id: UUID, period: periods.Period, now: datetime) -> None:
+    """As `boundaries.learn`; a boundary that cannot be drawn any more must not keep the limits from being enforced."""
+    try:
+        boundaries.learn(tenant_id=tenant_id, period=period, now=now)
+    except boundaries.BoundaryTooOld as error:
+        logger.error("Tenant %s keeps its periods: %s", tenant_id, error)
+
+
 def open_period(*, allowance: Allowance, instant: datetime) -> None:
     """The period that holds the instant has a quota row; where none is known, as the anchor predicts."""
     period = periods.containing(allowance.anchor, instant)
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT metering_open_period(%s, %s, %s, %s)", [allowance.tenant_id, period.start, period.end, instant]
-        )
+        cursor.execute(OPEN, [allowance.tenant_id, period.start, period.end, instant])
 
 
-ENDING = """
-SELECT a.tenant_id FROM metering_allowance a
-WHERE NOT EXISTS (
+MISSING = """
+SELECT tenant_id, anchor FROM metering_allowance a
+WHERE tenant_id > %(after)s AND NOT EXISTS (
     SELECT FROM metering_quota q WHERE q.tenant_id = a.tenant_id AND q.period_start <= %(at)s AND q.period_end > %(at)s)
+ORDER BY tenant_id LIMIT %(limit)s
 """
+AT_ONCE = 500
 
 
 def open_periods(*, now: datetime) -> int:
@@ -88,12 +101,17 @@ def open_periods(*, now: datetime) -> int:
 
     So no call pays for opening one. Early, late or twice is harmless: a call that finds none opens it.
     """
-    opened = 0
-    for instant in (now, now + OPEN_AHEAD):
-        with connection.cursor() as cursor:
-            cursor.execute(ENDING, {"at": instant})
-            tenant_ids = [tenant_id for (tenant_id,) in cursor.fetchall()]
-        for allowance in Allowance.objects.filter(pk__in=tenant_ids).iterator():
-            open_period(allowance=allowance, instant=instant)
-            opened += 1
-    return opened
+    return sum(_open_missing(instant) for instant in (now, now + OPEN_AHEAD))
+
+
+def _open_missing(instant: datetime) -> int:
+    opened, last = 0, UUID(int=0)
+    with connection.cursor() as cursor:
+        while True:
+            cursor.execute(MISSING, {"after": last, "at": instant, "limit": AT_ONCE})
+            missing = cursor.fetchall()
+            if not missing:
+                return opened
+            predicted = [(tenant_id, periods.containing(anchor, instant)) for tenant_id, anchor in missing]
+            cursor.executemany(OPEN, [(tenant_id, of.start, of.end, instant) for tenant_id, of in predicted])
+            opened, last = opened + len(missing), missing[-1][0]

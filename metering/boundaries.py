@@ -4,7 +4,7 @@ What was recorded under a prediction moves: calls, usage hours and quota of ever
 that is flushed afterwards by a process that still had the old boundary in mind is placed anew by the flush (`ledger.py`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -47,12 +47,15 @@ def learn(*, tenant_id: UUID, period: periods.Period, now: datetime) -> Moved:
     Learning what is known changes nothing. Raises BoundaryTooOld, and nothing has changed then.
     """
     with transaction.atomic():
+        allowance = Allowance.objects.select_for_update().get(
+            pk=tenant_id
+        )  # first: whoever opens a period waits for it
         rebuild.lock(tenant_id)
         before = _rows(tenant_id)
         if any((row.start, row.end) == (period.start, period.end) for row in before):
             return Moved(0, periods_changed=False)
-        allowance = Allowance.objects.get(pk=tenant_id)
-        after = list(_tiled(before, period, allowance, now))
+        is_last = period.end > now and not _is_used_from(tenant_id, period.end)
+        after = list(_without_gaps(_tiled(before, period, allowance, now, is_last=is_last), allowance))
         cut = _cut_hours(before, after)
         _check_log(tenant_id, cut)
         calls = _move(tenant_id, before, after, cut)
@@ -70,8 +73,24 @@ def _rows(tenant_id: UUID) -> list[Row]:
         return [Row(*row) for row in cursor.fetchall()]
 
 
-def _tiled(before: list[Row], period: periods.Period, allowance: Allowance, now: datetime) -> Iterable[Row]:
-    """The rows with this period among them: what lay before it ends there, what lay after it begins there."""
+USED_FROM = "SELECT EXISTS (SELECT FROM metering_usage_hour WHERE tenant_id = %s AND hour >= %s)"
+
+
+def _is_used_from(tenant_id: UUID, instant: datetime) -> bool:
+    """Whether something may be recorded at this instant or later: clocks differ, and a process may be ahead of `now`."""
+    with connection.cursor() as cursor:
+        cursor.execute(USED_FROM, [tenant_id, periods.hour_of(instant)])
+        return bool(cursor.fetchone()[0])
+
+
+def _tiled(
+    before: list[Row], period: periods.Period, allowance: Allowance, now: datetime, *, is_last: bool
+) -> Iterator[Row]:
+    """The rows with this period among them: what lay before it ends there, what lay after it begins there.
+
+    `is_last`: later rows only predict, and are predicted anew from the anchor when their time comes. What the period leaves of
+    a row would be a period of some days with a whole month's allowance.
+    """
     for row in before:
         if row.start < period.start:
             yield Row(row.start, min(row.end, period.start), row.included, row.admits)
@@ -81,8 +100,20 @@ def _tiled(before: list[Row], period: periods.Period, allowance: Allowance, now:
     else:
         yield Row(period.start, period.end, inside[-1].included, inside[-1].admits)
     for row in before:
-        if row.end > period.end:
+        if row.end > period.end and (row.start == period.end or not is_last):
             yield Row(max(row.start, period.end), row.end, row.included, row.admits)
+
+
+def _without_gaps(rows: Iterable[Row], allowance: Allowance) -> Iterator[Row]:
+    """The rows, and between two that do not touch the periods that the anchor predicts there."""
+    end: datetime | None = None
+    for row in rows:
+        while end is not None and end < row.start:
+            following = min(periods.containing(allowance.anchor, end).end, row.start)
+            yield Row(end, following, allowance.included, allowance.admits)
+            end = following
+        yield row
+        end = row.end
 
 
 def _cut_hours(before: list[Row], after: list[Row]) -> list[datetime]:
@@ -114,12 +145,12 @@ def _check_log(tenant_id: UUID, cut: list[datetime]) -> None:
 
 MOVE_CALLS = """
 UPDATE {table} SET period_start = %(to)s
-WHERE tenant_id = %(tenant)s AND occurred_at >= %(to)s AND occurred_at < %(end)s AND period_start <> %(to)s
+WHERE tenant_id = %(tenant)s AND occurred_at >= %(start)s AND occurred_at < %(end)s AND period_start <> %(to)s
 """
 # The part of an hour that lies in one period before and in one after: only its key changes.
 MOVE_HOURS = """
 UPDATE metering_usage_hour SET period_start = %(to)s
-WHERE tenant_id = %(tenant)s AND period_start = %(from)s AND hour >= %(start)s AND hour < %(end)s AND NOT hour = ANY(%(cut)s)
+WHERE tenant_id = %(tenant)s AND period_start = %(from)s AND hour >= %(hour)s AND hour < %(end)s AND NOT hour = ANY(%(cut)s)
 """
 
 
@@ -128,25 +159,24 @@ def _move(tenant_id: UUID, before: list[Row], after: list[Row], cut: list[dateti
     calls = 0
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL meterhouse.moving_boundary = 'on'")
-        for row in after:
-            parameters: dict[str, Any] = {"tenant": tenant_id, "to": row.start, "end": row.end}
+        for old, new in _overlaps(before, after):
+            start, end = max(old.start, new.start), min(old.end, new.end)
+            parameters: dict[str, Any] = {
+                "tenant": tenant_id, "from": old.start, "to": new.start, "start": start, "end": end,
+                "hour": periods.hour_of(start), "cut": cut,
+            }  # fmt: skip
             cursor.execute(MOVE_CALLS.format(table="metering_call"), parameters)
             calls += cursor.rowcount
             cursor.execute(MOVE_CALLS.format(table="metering_adjustment"), parameters)
+            cursor.execute(MOVE_HOURS, parameters)
         cursor.execute("SET LOCAL meterhouse.moving_boundary = 'off'")
-        for old, new in _overlaps(before, after):
-            start, end = periods.hour_of(max(old.start, new.start)), min(old.end, new.end)
-            cursor.execute(
-                MOVE_HOURS,
-                {"tenant": tenant_id, "from": old.start, "to": new.start, "start": start, "end": end, "cut": cut},
-            )
     for hour in cut:
         anew = rebuild.from_ledger(tenant_id=tenant_id, start=hour, end=hour + HOUR)
         rebuild.replace_hours(tenant_id=tenant_id, start=hour, end=hour + HOUR, hours=anew)
     return calls
 
 
-def _overlaps(before: list[Row], after: list[Row]) -> Iterable[tuple[Row, Row]]:
+def _overlaps(before: list[Row], after: list[Row]) -> Iterator[tuple[Row, Row]]:
     """Each old row with each new one of another start that takes over a part of it."""
     for old in before:
         for new in after:
@@ -160,12 +190,15 @@ LEASES = (
 )
 # Windows of projects and keys are made anew from hours and leases by the next grant.
 WINDOWS = "DELETE FROM metering_window WHERE tenant_id = %(tenant)s AND kind <> 'day'"
-DELETE = "DELETE FROM metering_quota WHERE tenant_id = %(tenant)s AND period_start = ANY(%(changed)s)"
-INSERT = """
+DELETE = "DELETE FROM metering_quota WHERE tenant_id = %(tenant)s AND NOT period_start = ANY(%(starts)s)"
+# A row that stays is changed in place: who waits for its lock gets it, and not a row that is no more.
+UPSERT = """
 INSERT INTO metering_quota (tenant_id, period_start, period_end, included, admits, used, failed, refused)
 SELECT %(tenant)s, %(start)s, %(end)s, %(included)s, %(admits)s, coalesce(sum(units), 0), coalesce(sum(failed), 0),
        coalesce(sum(refused), 0)
 FROM metering_usage_hour WHERE tenant_id = %(tenant)s AND period_start = %(start)s
+ON CONFLICT (tenant_id, period_start) DO UPDATE SET period_end = EXCLUDED.period_end, included = EXCLUDED.included,
+    admits = EXCLUDED.admits, used = EXCLUDED.used, failed = EXCLUDED.failed, refused = EXCLUDED.refused
 """
 RESERVED = """
 UPDATE metering_quota q SET reserved = (
@@ -175,14 +208,13 @@ WHERE tenant_id = %(tenant)s
 
 
 def _replace_quotas(tenant_id: UUID, before: list[Row], after: list[Row], now: datetime) -> None:
-    kept = set(before) & set(after)
     current = next((row.start for row in after if row.start <= now < row.end), after[-1].start)
     with connection.cursor() as cursor:
         cursor.execute(LEASES, {"tenant": tenant_id, "current": current})
         cursor.execute(WINDOWS, {"tenant": tenant_id})
-        cursor.execute(DELETE, {"tenant": tenant_id, "changed": [row.start for row in before if row not in kept]})
-        for row in after:
-            if row not in kept:
+        cursor.execute(DELETE, {"tenant": tenant_id, "starts": [row.start for row in after]})
+        for row in after:  # oldest first: a row is short before the next one begins where it ended
+            if row not in before:
                 bounds = {"included": row.included, "admits": row.admits}
-                cursor.execute(INSERT, {"tenant": tenant_id, "start": row.start, "end": row.end, **bounds})
+                cursor.execute(UPSERT, {"tenant": tenant_id, "start": row.start, "end": row.end, **bounds})
         cursor.execute(RESERVED, {"tenant": tenant_id})

@@ -1,23 +1,25 @@
 """A boundary that is learned late moves what was recorded on its wrong side, and nothing is counted twice or lost."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import psycopg
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from billing.onboarding import Onboarded
-from metering import allowances, boundaries, engine, invariants, limits, partitions
+from metering import adjustments, boundaries, engine, invariants, limits, partitions, rebuild
 from metering.database import conninfo
 from metering.ledger import commit
-from metering.models import Allowance, LimitKind, Policy
-from metering.periods import Period
-from metering.recorder import Batch
-from tests.conftest import MakeTenant
+from metering.models import Call, LimitKind
+from metering.periods import Period, hour_of
+from metering.recorder import Batch, call_id
+from tests.conftest import MakeTenant, wait_until
 from tests.metering.ledger import books
 from tests.metering.test_limit_is_exact import attempt, caller_of
 from tests.metering.test_recovery import entry
@@ -71,6 +73,24 @@ def record(database: psycopg.Connection[tuple[object, ...]], tenant: Onboarded, 
             {},
         ),
     )
+
+
+OUTCOMES = st.sampled_from(["billable", "billable", "failed", "refused"])
+
+
+def record_all(
+    database: psycopg.Connection[tuple[object, ...]], tenant: Onboarded, calls: list[tuple[datetime, str]]
+) -> None:
+    """Calls of three units each, every one with a latency of its own, as an old boundary places them."""
+    start, end, _ = rows(tenant)[-1]
+    entries = [
+        entry(
+            tenant, id=call_id(at.timestamp()), occurred_at=at.timestamp(), period_start=start.timestamp(),
+            period_end=end.timestamp(), outcome=outcome, units=3 if outcome == "billable" else 0, latency_us=200 * number,
+        )
+        for number, (at, outcome) in enumerate(calls)
+    ]  # fmt: skip
+    commit(database, Batch(tuple(entries), {}))
 
 
 def assert_right(tenant: Onboarded) -> None:
@@ -151,69 +171,181 @@ def test_an_hour_that_the_call_log_no_longer_keeps_is_not_cut(make_tenant: MakeT
     assert rows(acme) == before
 
 
-def terms(tenant: Onboarded, **changes: object) -> allowances.Terms:
-    allowance = Allowance.objects.get(pk=tenant.tenant.id)
-    values = {
-        "label": "Free", "included": 100, "hard_limit": None, "policy": Policy.BLOCK, "burst_per_second": 10,
-        "anchor": allowance.anchor,
-    }  # fmt: skip
-    return allowances.Terms(**{**values, **changes})  # type: ignore[arg-type]
+MANY = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MINUTES, HOURS = 7 * 24 * 60, 90 * 24
 
 
-def test_a_plan_change_never_resets_what_was_used(make_tenant: MakeTenant) -> None:
-    acme = make_tenant(included=100, burst_per_second=10**6)
-    attempt(caller_of(acme.api_key), 7)
-    engine.stop()
-    before = rows(acme)
-    allowances.push(tenant_id=acme.tenant.id, terms=terms(acme, included=500), now=timezone.now())
-    assert rows(acme) == before
-    assert before[-1][2] == 7
+def periods_of(places: int) -> st.SearchStrategy[list[tuple[int, int]]]:
+    """Some periods, each a start and a length in minutes or hours."""
+    return st.lists(st.tuples(st.integers(0, places - 1), st.integers(1, places)), min_size=1, max_size=5)
 
 
-def test_a_new_anchor_begins_a_period_and_none_overlap(make_tenant: MakeTenant) -> None:
-    acme = make_tenant(included=100, burst_per_second=10**6)
-    attempt(caller_of(acme.api_key), 7)
-    engine.stop()
-    anchor = timezone.now() + timedelta(seconds=1)
-    allowances.push(tenant_id=acme.tenant.id, terms=terms(acme, anchor=anchor, included=50), now=anchor)
-    assert [used for _, _, used in rows(acme)] == [7, 0]
-    assert rows(acme)[0][1] == rows(acme)[1][0] == anchor
-    assert_right(acme)
+def assert_learned(tenant: Onboarded, period: Period, begin: datetime) -> None:
+    boundaries.learn(tenant_id=tenant.tenant.id, period=period, now=NOW)
+    kept = rows(tenant)
+    assert (period.start, period.end) in [(start, end) for start, end, _ in kept]
+    assert all(before[1] == after[0] for before, after in pairwise(kept))
+    assert_right(tenant)
+    end = hour_of(NOW) + timedelta(hours=1)
+    assert not rebuild.rebuild(tenant_id=tenant.tenant.id, start=hour_of(begin), end=end, apply=False)
 
 
-def test_bounds_reach_the_running_and_the_coming_period(make_tenant: MakeTenant) -> None:
-    acme = make_tenant(included=100)
-    end = rows(acme)[-1][1]
-    opened = allowances.open_periods(now=end - timedelta(hours=3))
-    assert opened >= 1
-    assert allowances.open_periods(now=end - timedelta(hours=3)) == 0
-    assert rows(acme)[-1][0] == end
-    allowances.push(tenant_id=acme.tenant.id, terms=terms(acme, included=42), now=timezone.now())
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT DISTINCT admits FROM metering_quota WHERE tenant_id = %s", [acme.tenant.id])
-        assert cursor.fetchall() == [(42,)]
-
-
-MINUTES = 7 * 24 * 60
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@MANY
 @given(
-    calls=st.lists(st.integers(0, MINUTES - 1), min_size=1, max_size=25),
-    learned=st.lists(st.tuples(st.integers(0, MINUTES - 1), st.integers(1, 2 * MINUTES)), min_size=1, max_size=4),
+    calls=st.lists(st.tuples(st.integers(0, MINUTES - 1), OUTCOMES), min_size=1, max_size=25),
+    learned=periods_of(MINUTES),
 )
 def test_any_boundaries_leave_every_call_in_its_own_period(
     make_tenant: MakeTenant,
     database: psycopg.Connection[tuple[object, ...]],
-    calls: list[int],
+    calls: list[tuple[int, str]],
     learned: list[tuple[int, int]],
 ) -> None:
     begin = NOW - timedelta(minutes=MINUTES)
     acme = make_tenant(now=NOW, anchor=begin - timedelta(days=1))
-    record(database, acme, *(begin + timedelta(minutes=minute) for minute in calls))
+    record_all(database, acme, [(begin + timedelta(minutes=minute), outcome) for minute, outcome in calls])
     for start, length in learned:
-        period = Period(begin + timedelta(minutes=start), begin + timedelta(minutes=start + length))
-        boundaries.learn(tenant_id=acme.tenant.id, period=period, now=NOW)
-        assert (period.start, period.end) in [(start, end) for start, end, _ in rows(acme)]
-        assert_right(acme)
-    assert sum(used for _, _, used in rows(acme)) == len(calls)
+        from_ = begin + timedelta(minutes=start)
+        assert_learned(acme, Period(from_, from_ + timedelta(minutes=length)), begin)
+    assert sum(used for _, _, used in rows(acme)) == 3 * sum(outcome == "billable" for _, outcome in calls)
+
+
+@MANY
+@given(
+    anchor_day=st.integers(1, 31),
+    calls=st.lists(st.tuples(st.integers(0, HOURS - 1), OUTCOMES), min_size=1, max_size=25),
+    learned=periods_of(HOURS),
+)
+def test_any_whole_hours_bound_periods_of_months_that_the_call_log_no_longer_keeps(
+    make_tenant: MakeTenant,
+    database: psycopg.Connection[tuple[object, ...]],
+    anchor_day: int,
+    calls: list[tuple[int, str]],
+    learned: list[tuple[int, int]],
+) -> None:
+    begin = hour_of(NOW - timedelta(hours=HOURS))
+    acme = make_tenant(now=NOW, anchor=datetime(2025, 1, anchor_day, 5, tzinfo=UTC))
+    record_all(database, acme, [(begin + timedelta(hours=hour, minutes=7), outcome) for hour, outcome in calls])
+    for start, length in learned:
+        from_ = begin + timedelta(hours=start)
+        assert_learned(acme, Period(from_, from_ + timedelta(hours=length)), begin)
+    assert sum(used for _, _, used in rows(acme)) == 3 * sum(outcome == "billable" for _, outcome in calls)
+
+
+def test_corrections_move_with_their_calls(
+    make_tenant: MakeTenant, database: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    acme = make_tenant(now=NOW, anchor=NOW - timedelta(days=5))
+    boundary = NOW.replace(minute=10)
+    record_all(database, acme, [(boundary - timedelta(minutes=1), "billable"), (boundary, "billable")])
+    for call in Call.objects.filter(tenant=acme.tenant):
+        change = adjustments.planned_amend(tenant=acme.tenant, call_id=call.id, units=5)
+        adjustments.apply(change, actor="test", reason="priced wrongly")
+    boundaries.learn(tenant_id=acme.tenant.id, period=Period(boundary, boundary + timedelta(days=30)), now=NOW)
+    assert [used for _, _, used in rows(acme)] == [5, 5]
+    assert invariants.broken(tenant_id=acme.tenant.id) == {}
+    books_end = hour_of(NOW) + timedelta(hours=1)
+    assert not rebuild.rebuild(tenant_id=acme.tenant.id, start=hour_of(boundary), end=books_end, apply=False)
+
+
+def test_what_a_learned_period_leaves_of_a_predicted_one_is_predicted_anew(make_tenant: MakeTenant) -> None:
+    acme = make_tenant(now=NOW, anchor=NOW - timedelta(days=5))
+    period = Period(NOW - timedelta(days=10), NOW + timedelta(days=20))
+    boundaries.learn(tenant_id=acme.tenant.id, period=period, now=NOW)
+    assert rows(acme)[-1][:2] == (
+        period.start,
+        period.end,
+    )  # and no period of some days with a month's allowance after it
+
+
+def test_time_that_was_never_opened_is_in_a_period_too(make_tenant: MakeTenant) -> None:
+    acme = make_tenant(now=NOW - timedelta(days=80), anchor=NOW - timedelta(days=85))
+    boundaries.learn(tenant_id=acme.tenant.id, period=Period(NOW, NOW + timedelta(days=30)), now=NOW)
+    kept = rows(acme)
+    assert len(kept) == 4
+    assert all(before[1] == after[0] for before, after in pairwise(kept))
+
+
+class Answering:
+    """A process that meters a tenant's calls while the periods change."""
+
+    def __init__(self, tenant: Onboarded) -> None:
+        self.tenant = tenant
+        self.meter = engine.Engine()
+        self.meter._tend()
+
+    def answer(self, calls: int) -> int:
+        """So many calls are admitted, and flushed one by one; returns how many were answered."""
+        for _ in range(calls):
+            ticket = self.meter.leases.admit(self.tenant.tenant.id)
+            self.meter.buffer.append(
+                entry(
+                    self.tenant, id=call_id(ticket.occurred_at), occurred_at=ticket.occurred_at,
+                    period_start=ticket.bounds.start, period_end=ticket.bounds.end,
+                    lease_id=ticket.lease.id if ticket.lease else None,
+                )
+            )  # fmt: skip
+            assert self.meter.flush()
+            self.meter.leases.release([self.tenant.tenant.id])
+        assert self.meter.flush(everything=True)
+        self.meter.database.close()
+        return calls
+
+
+def test_learning_while_calls_are_recorded_loses_none_and_waits_for_nobody(
+    make_tenant: MakeTenant, caplog: pytest.LogCaptureFixture
+) -> None:
+    tenants = [make_tenant(included=10**6) for _ in range(2)]
+    answering = [Answering(tenant) for tenant in tenants for _ in range(2)]
+    with ThreadPoolExecutor(max_workers=len(answering)) as pool:
+        answered = [pool.submit(each.answer, 40) for each in answering]
+        while not all(each.done() for each in answered):
+            for tenant in tenants:
+                boundary = timezone.now() - timedelta(milliseconds=1)
+                period = Period(boundary, boundary + timedelta(days=30))
+                boundaries.learn(tenant_id=tenant.tenant.id, period=period, now=timezone.now())
+        assert sum(each.result() for each in answered) == 160
+    for tenant in tenants:
+        assert_right(tenant)
+        kept = books(tenant.tenant.id)
+        assert (kept.used, kept.reserved) == (80, 0)
+    assert "Flush failed" not in caplog.text  # a deadlock would be one
+
+
+OPENS = (
+    "SELECT metering_open_period(%(tenant)s, %(start)s, %(end)s, %(at)s)",
+    "INSERT INTO metering_quota (tenant_id, period_start, period_end) VALUES (%(tenant)s, %(start)s, %(end)s)",
+)
+
+
+@pytest.mark.parametrize("statement", OPENS, ids=("opened", "inserted"))
+def test_no_period_is_opened_over_one_that_is_being_learned(
+    make_tenant: MakeTenant, database: psycopg.Connection[tuple[object, ...]], statement: str
+) -> None:
+    acme = make_tenant(now=NOW - timedelta(days=31), anchor=NOW - timedelta(days=31))  # its period has ended
+    end = rows(acme)[-1][1]
+    wanted = {"tenant": acme.tenant.id, "start": end, "end": end + timedelta(days=31), "at": NOW}
+
+    def open_another() -> None:
+        with psycopg.connect(conninfo(), autocommit=True, application_name="opener") as other:
+            other.execute(statement, wanted)
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        with transaction.atomic():
+            begin = end + timedelta(hours=2)
+            boundaries.learn(tenant_id=acme.tenant.id, period=Period(begin, begin + timedelta(days=31)), now=NOW)
+            opening = pool.submit(open_another)
+            wait_until(
+                lambda: opening.done() or is_waiting(database, "opener"), what="the other's wait for this transaction"
+            )
+        if statement == OPENS[1]:
+            with pytest.raises(psycopg.Error, match="has another period"):
+                opening.result()
+        else:
+            opening.result()
+    assert_right(acme)
+
+
+def is_waiting(database: psycopg.Connection[tuple[object, ...]], application: str) -> bool:
+    sql = "SELECT FROM pg_stat_activity WHERE application_name = %s AND wait_event_type = 'Lock'"
+    return database.execute(sql, [application]).fetchone() is not None
