@@ -8,9 +8,8 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
 from . import keys
-from .problems import ServiceUnavailable
+from .problems import CHALLENGE, ServiceUnavailable
 
-REALM = 'Bearer realm="meterhouse"'
 REFUSED = "Send a valid API key as 'Authorization: Bearer mh_live_...'."
 
 
@@ -25,7 +24,7 @@ class ApiKeyAuthentication(BaseAuthentication):
         return caller, caller
 
     def authenticate_header(self, request: Request) -> str:
-        return REALM
+        return CHALLENGE
 
 
 def verified(header: str) -> keys.Caller:

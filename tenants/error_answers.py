@@ -14,7 +14,6 @@ from rest_framework.response import Response
 from rest_framework.views import exception_handler as drf_exception_handler
 
 from . import problems
-from .authentication import REALM
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
@@ -51,7 +50,7 @@ def plain_answer(error: exceptions.APIException) -> JsonResponse:
     status = HTTPStatus(error.status_code)
     response = JsonResponse(_body(error, status), status=status, content_type=problems.CONTENT_TYPE)
     if status == HTTPStatus.UNAUTHORIZED:
-        response["WWW-Authenticate"] = REALM
+        response["WWW-Authenticate"] = problems.CHALLENGE
     _say_when(error, response)
     return response
 

@@ -8,6 +8,7 @@ from django.http import HttpRequest, JsonResponse
 from rest_framework import exceptions
 
 CONTENT_TYPE = "application/problem+json"
+CHALLENGE = 'Bearer realm="meterhouse"'  # every 401 carries it as WWW-Authenticate (RFC 6750)
 
 
 class Problem(exceptions.APIException):

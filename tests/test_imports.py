@@ -17,7 +17,10 @@ MAY_IMPORT = {
     "config": set(APPS),
 }
 # Inside an app: entry points -> domain modules -> models, never back.
-ENTRY_POINTS = {"api", "views", "tasks", "webhooks", "throttles", "middleware", "admin", "urls", "authentication"}
+ENTRY_POINTS = {
+    "api", "views", "tasks", "webhooks", "throttles", "middleware", "decorators", "checks", "admin", "urls",
+    "authentication", "apps",
+}  # fmt: skip
 
 
 def modules(app: str) -> list[Path]:
