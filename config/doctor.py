@@ -237,7 +237,10 @@ def metering_invariants() -> list[Finding]:
     """I4 of the ledger, read in one snapshot, and what waits for a person."""
     stop = "Bill nothing for these tenants, keep the database as it is, and compare the rows named with metering_call."
     wake = "They come back when a call needs them: nothing to do unless they grow."
-    read = "Read error and records in the admin under Set aside; the calls are not in the ledger and not billed."
+    read = (
+        "Read error and records in the admin under Set aside; the calls are not in the ledger and not billed. Then "
+        "`uv run manage.py adjust` with --set-aside bills them after all, with --dismiss never."
+    )
     with invariants.snapshot():
         since = invariants.kept_since()
         log = invariants.usage_hours_equal_call_log(since=since) if since else []
@@ -252,6 +255,18 @@ def metering_invariants() -> list[Finding]:
                 log,
                 good=f"equal to the usage hours since {since:%d %B %Y}" if since else "empty",
                 mend=stop,
+            ),
+            violated(
+                "Calls",
+                invariants.calls_lie_in_their_period(since=since) if since else [],
+                good="each in the period that it counts in",
+                mend=stop,
+            ),
+            violated(
+                "Append-only",
+                invariants.ledger_is_append_only(),
+                good="calls, adjustments and audit entries refuse to be changed",
+                mend="Find out who removed the trigger; the migrations of metering and tenants say how to make it again.",
             ),
             violated("Set aside", invariants.nothing_is_set_aside(), good="nothing", mend=read),
             violated(
@@ -268,9 +283,9 @@ def violated(name: str, found: Sequence[Violation], *, good: str, mend: str, gra
     """The finding about an invariant, naming the first tenants that it does not hold for."""
     if not found:
         return ok(name, good)
-    tenants = Tenant.objects.in_bulk({violation.tenant_id for violation in found[:NAMED]})
+    tenants = Tenant.objects.in_bulk({one.tenant_id for one in found[:NAMED] if one.tenant_id})
     lines = [
-        f"{tenants[one.tenant_id].slug if one.tenant_id in tenants else one.tenant_id}: {one.detail}"
+        f"{tenants[one.tenant_id].slug if one.tenant_id in tenants else one.tenant_id or 'all tenants'}: {one.detail}"
         for one in found[:NAMED]
     ]
     more = f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""

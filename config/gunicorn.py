@@ -6,8 +6,10 @@ from typing import Any
 
 bind = os.environ.get("WEB_BIND", "127.0.0.1:8000")
 workers = int(os.environ.get("WEB_WORKERS", "2"))
-threads = int(os.environ.get("WEB_THREADS", "8"))
 worker_class = os.environ.get("WEB_WORKER_CLASS", "gthread")
+threads = int(
+    os.environ.get("WEB_THREADS", "1" if worker_class == "sync" else "8")
+)  # more than one makes sync a gthread
 preload_app = True
 keepalive = 30
 timeout = 60

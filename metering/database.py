@@ -5,7 +5,6 @@ schedule of its own. Here a refused connection is an answer at once, and one cal
 """
 
 import logging
-import select
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import psycopg
 from django.conf import settings
 from django.db import connections
 
-from tenants.postgresql import ImpatientConnection, NoAnswer
+from tenants.postgresql import ImpatientConnection, NoAnswer, is_dead
 
 logger = logging.getLogger(__name__)
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -110,7 +109,7 @@ class Database:
                 connection = self._idle.pop()
             except IndexError:
                 break
-            if not _is_dead(connection):
+            if not is_dead(connection):
                 return connection
             connection.close()
         try:
@@ -130,12 +129,3 @@ class Database:
         with suppress(IndexError):
             while True:
                 self._idle.pop().close()
-
-
-def _is_dead(connection: Connection) -> bool:
-    """A connection that the server has closed is readable; a live idle one is silent. Costs no round trip."""
-    if connection.closed:
-        return True
-    poller = select.poll()
-    poller.register(connection.fileno(), select.POLLIN)
-    return bool(poller.poll(0))

@@ -20,9 +20,9 @@ DEAD_LEASE_TIMES = 10
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """What does not hold for a tenant, in words and figures."""
+    """What does not hold for a tenant, or for all of them, in words and figures."""
 
-    tenant_id: UUID
+    tenant_id: UUID | None
     detail: str
 
 
@@ -122,6 +122,25 @@ JOIN metering_quota b USING (tenant_id)
 WHERE a.period_start < b.period_start AND a.period_end > b.period_start
 ORDER BY tenant_id, a.period_start
 """
+STRAYS = """
+SELECT c.tenant_id, count(*), min(c.occurred_at) FROM metering_call c
+LEFT JOIN metering_quota q ON q.tenant_id = c.tenant_id AND q.period_start = c.period_start
+WHERE c.occurred_at >= %(since)s AND (q.tenant_id IS NULL OR c.occurred_at < q.period_start OR c.occurred_at >= q.period_end)
+  {and_where_call}
+GROUP BY c.tenant_id ORDER BY c.tenant_id
+"""
+# A row trigger (1) before (2) delete (8) and update (16), enabled, on the table and on each partition.
+APPEND_ONLY = ("metering_call", "metering_adjustment", "tenants_auditentry")
+CHANGEABLE = """
+WITH named AS (
+    SELECT unnest(%(tables)s::regclass[])::oid AS id
+), every AS (
+    SELECT id FROM named UNION ALL SELECT inhrelid FROM pg_inherits JOIN named ON id = inhparent
+)
+SELECT id::regclass::text FROM every WHERE NOT EXISTS (
+    SELECT FROM pg_trigger WHERE tgrelid = id AND tgtype & 27 = 27 AND tgenabled IN ('O', 'A') AND tgqual IS NULL)
+ORDER BY 1
+"""
 SET_ASIDE = "SELECT tenant_id, count(*), sum(calls), min(at) FROM metering_setaside {where} GROUP BY tenant_id ORDER BY tenant_id"
 DEAD_LEASES = """
 SELECT tenant_id, count(*), sum(units), min(granted_at) FROM metering_lease l
@@ -183,6 +202,16 @@ def periods_do_not_overlap(*, tenant_id: UUID | None = None) -> list[Violation]:
     ]
 
 
+def calls_lie_in_their_period(*, since: datetime, tenant_id: UUID | None = None) -> list[Violation]:
+    """I8: each call from `since` occurred inside the period that it counts in."""
+    return [
+        Violation(
+            tenant, f"{calls} call(s) from {first:%Y-%m-%d %H:%M:%S} (UTC) on lie outside the period that they count in"
+        )
+        for tenant, calls, first in _rows(STRAYS, tenant_id, since=since)
+    ]
+
+
 def usage_hours_equal_call_log(*, since: datetime, tenant_id: UUID | None = None) -> list[Violation]:
     """I4: each usage hour from `since` (the log keeps that day) is the sum of its calls and adjustments, by outcome and units."""
     return [
@@ -192,6 +221,14 @@ def usage_hours_equal_call_log(*, since: datetime, tenant_id: UUID | None = None
             f"{logged} units in the call log, {rolled_up} in the usage hours",
         )
         for tenant, first, hours, logged, rolled_up, difference in _rows(CALL_LOG, tenant_id, since=since)
+    ]
+
+
+def ledger_is_append_only() -> list[Violation]:
+    """I5: a trigger refuses to change or delete calls, adjustments and audit entries, in each of their tables."""
+    return [
+        Violation(None, f"{table} has no trigger that refuses UPDATE and DELETE")
+        for (table,) in _rows(CHANGEABLE, None, tables=list(APPEND_ONLY))
     ]
 
 
@@ -224,6 +261,8 @@ def broken(*, tenant_id: UUID | None = None) -> dict[str, list[Violation]]:
             "windows": windows_equal_ledger(tenant_id=tenant_id),
             "periods": periods_do_not_overlap(tenant_id=tenant_id),
             "call log": usage_hours_equal_call_log(since=since, tenant_id=tenant_id) if since else [],
+            "calls": calls_lie_in_their_period(since=since, tenant_id=tenant_id) if since else [],
+            "append-only": ledger_is_append_only(),
         }
     return {name: violations for name, violations in found.items() if violations}
 
@@ -237,7 +276,8 @@ def kept_since() -> datetime | None:
 
 def _rows(sql: str, tenant_id: UUID | None, **parameters: Any) -> list[tuple[Any, ...]]:
     condition = "tenant_id = %(tenant)s" if tenant_id is not None else "true"
-    statement = sql.format(where=f"WHERE {condition}", and_where=f"AND {condition}")
+    of_call = "c.tenant_id = %(tenant)s" if tenant_id is not None else "true"
+    statement = sql.format(where=f"WHERE {condition}", and_where=f"AND {condition}", and_where_call=f"AND {of_call}")
     with connection.cursor() as cursor:
         cursor.execute(statement, {"tenant": tenant_id, **parameters})
         rows: list[tuple[Any, ...]] = cursor.fetchall()

@@ -304,39 +304,8 @@ BEGIN
     END IF;
     has_windows := EXISTS (SELECT FROM metering_window w WHERE w.tenant_id = ANY (q_tenant || l_tenant));
 
-    INSERT INTO metering_usage_hour AS h (tenant_id, hour, period_start, project_id, api_key_id, capability, billable, units,
-                                          failed, refused, latency_start, latency_counts)
-    SELECT tenant_id, to_timestamp(hour), to_timestamp(period), project_id, api_key_id, capability, billable, units, failed,
-           refused, latency_start, latencies::integer[]
-    FROM unnest(h_tenant, h_hour, h_period, h_project, h_key, h_capability, h_billable, h_units, h_failed, h_refused,
-                h_latency_start, h_latencies)
-      AS n (tenant_id, hour, period, project_id, api_key_id, capability, billable, units, failed, refused, latency_start, latencies)
-    ON CONFLICT (tenant_id, hour, period_start, project_id, api_key_id, capability) DO UPDATE SET
-        billable = h.billable + EXCLUDED.billable,
-        units = h.units + EXCLUDED.units,
-        failed = h.failed + EXCLUDED.failed,
-        refused = h.refused + EXCLUDED.refused,
-        latency_start = metering_histogram_start(h.latency_start, h.latency_counts, EXCLUDED.latency_start, EXCLUDED.latency_counts),
-        latency_counts = metering_histogram_sum(h.latency_start, h.latency_counts, EXCLUDED.latency_start, EXCLUDED.latency_counts);
-
-    INSERT INTO metering_usage_month AS m (tenant_id, month, billable, units, failed, refused)
-    SELECT tenant_id, date_trunc('month', to_timestamp(hour), 'UTC'), sum(billable), sum(units), sum(failed), sum(refused)
-    FROM unnest(h_tenant, h_hour, h_billable, h_units, h_failed, h_refused) AS n (tenant_id, hour, billable, units, failed, refused)
-    GROUP BY 1, 2 ORDER BY 1, 2
-    ON CONFLICT (tenant_id, month) DO UPDATE SET
-        billable = m.billable + EXCLUDED.billable,
-        units = m.units + EXCLUDED.units,
-        failed = m.failed + EXCLUDED.failed,
-        refused = m.refused + EXCLUDED.refused;
-
-    INSERT INTO metering_call (tenant_id, occurred_at, id, period_start, project_id, api_key_id, capability, outcome, reason,
-                               status, calls, units, latency_us, lease_id, batch_id)
-    SELECT h_tenant[hour], to_timestamp(at), id, to_timestamp(h_period[hour]), h_project[hour], h_key[hour], h_capability[hour],
-           outcome, reason, status::smallint, calls, units, latency_us, lease_id, p_batch
-    FROM unnest(c_hour, c_at, c_id, c_outcome, c_reason, c_status, c_calls, c_units, c_latency_us, c_lease)
-      AS n (hour, at, id, outcome, reason, status, calls, units, latency_us, lease_id);
-
-    -- Leases that were reclaimed meanwhile are gone, and take nothing off `reserved`.
+    -- Leases that were reclaimed meanwhile are gone, and take nothing off `reserved`. Before anything that tenants' periods share:
+    -- a lease that moved to another period just now may make this wait for that period's row.
     RETURN QUERY
     WITH n AS (
         SELECT * FROM unnest(l_tenant, l_id, l_units) AS n (tenant_id, id, units)
@@ -381,6 +350,38 @@ BEGIN
                                 refused = q.refused + c.refused
     FROM change c WHERE q.tenant_id = c.tenant_id AND q.period_start = c.period_start
     RETURNING q.tenant_id, extract(epoch FROM q.period_start)::float8, q.used, c.used;
+
+    INSERT INTO metering_usage_hour AS h (tenant_id, hour, period_start, project_id, api_key_id, capability, billable, units,
+                                          failed, refused, latency_start, latency_counts)
+    SELECT tenant_id, to_timestamp(hour), to_timestamp(period), project_id, api_key_id, capability, billable, units, failed,
+           refused, latency_start, latencies::integer[]
+    FROM unnest(h_tenant, h_hour, h_period, h_project, h_key, h_capability, h_billable, h_units, h_failed, h_refused,
+                h_latency_start, h_latencies)
+      AS n (tenant_id, hour, period, project_id, api_key_id, capability, billable, units, failed, refused, latency_start, latencies)
+    ON CONFLICT (tenant_id, hour, period_start, project_id, api_key_id, capability) DO UPDATE SET
+        billable = h.billable + EXCLUDED.billable,
+        units = h.units + EXCLUDED.units,
+        failed = h.failed + EXCLUDED.failed,
+        refused = h.refused + EXCLUDED.refused,
+        latency_start = metering_histogram_start(h.latency_start, h.latency_counts, EXCLUDED.latency_start, EXCLUDED.latency_counts),
+        latency_counts = metering_histogram_sum(h.latency_start, h.latency_counts, EXCLUDED.latency_start, EXCLUDED.latency_counts);
+
+    INSERT INTO metering_usage_month AS m (tenant_id, month, billable, units, failed, refused)
+    SELECT tenant_id, date_trunc('month', to_timestamp(hour), 'UTC'), sum(billable), sum(units), sum(failed), sum(refused)
+    FROM unnest(h_tenant, h_hour, h_billable, h_units, h_failed, h_refused) AS n (tenant_id, hour, billable, units, failed, refused)
+    GROUP BY 1, 2 ORDER BY 1, 2
+    ON CONFLICT (tenant_id, month) DO UPDATE SET
+        billable = m.billable + EXCLUDED.billable,
+        units = m.units + EXCLUDED.units,
+        failed = m.failed + EXCLUDED.failed,
+        refused = m.refused + EXCLUDED.refused;
+
+    INSERT INTO metering_call (tenant_id, occurred_at, id, period_start, project_id, api_key_id, capability, outcome, reason,
+                               status, calls, units, latency_us, lease_id, batch_id)
+    SELECT h_tenant[hour], to_timestamp(at), id, to_timestamp(h_period[hour]), h_project[hour], h_key[hour], h_capability[hour],
+           outcome, reason, status::smallint, calls, units, latency_us, lease_id, p_batch
+    FROM unnest(c_hour, c_at, c_id, c_outcome, c_reason, c_status, c_calls, c_units, c_latency_us, c_lease)
+      AS n (hour, at, id, outcome, reason, status, calls, units, latency_us, lease_id);
 END $$;
 """
 FUNCTIONS_UNDONE = """

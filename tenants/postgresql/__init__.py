@@ -5,6 +5,7 @@ no option of libpq ends a wait for an answer. So each wait has an end on our sid
 a request then fails with OperationalError, which is answered 503, instead of holding its thread until none is left.
 """
 
+import select
 from typing import Any, TypeVar
 
 import psycopg
@@ -41,3 +42,12 @@ class ServingConnection(ImpatientConnection):
 def limit_waits(seconds: float) -> None:
     """From here on Django's connections in this process give up after so many seconds. For processes that serve."""
     ServingConnection.patience_seconds = seconds
+
+
+def is_dead(connection: "psycopg.Connection[Any]") -> bool:
+    """Whether the server has closed the connection: then its socket is readable; a live idle one is silent. No round trip."""
+    if connection.closed:
+        return True
+    poller = select.poll()
+    poller.register(connection.fileno(), select.POLLIN)
+    return bool(poller.poll(0))

@@ -1,14 +1,20 @@
-"""Django's PostgreSQL backend with connections that do not wait for ever."""
+"""Django's PostgreSQL backend with connections that do not wait for ever, and whose health is seen without a question."""
 
 from types import SimpleNamespace
 
 import psycopg
 from django.db.backends.postgresql import base
 
-from . import ServingConnection
+from . import ServingConnection, is_dead
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
-    """Differs from Django's only in the class of its connections."""
+    """Differs from Django's in the class of its connections, and in how it sees that one was closed (CONN_HEALTH_CHECKS)."""
 
     Database = SimpleNamespace(**{**vars(psycopg), "connect": ServingConnection.connect})  # type: ignore[assignment]
+
+    def is_usable(self) -> bool:
+        """Django asks `SELECT 1` once a request; a closed socket says the same for nothing. A server that is frozen tells by its
+        silence to the next statement, as it would here.
+        """
+        return self.connection is not None and not is_dead(self.connection)

@@ -57,6 +57,18 @@ def test_what_is_too_little_for_a_dear_call_is_enough_for_a_cheap_one(make_tenan
     assert books(acme.tenant.id).used == 10
 
 
+def test_a_dear_call_is_not_admitted_on_a_lease_for_cheap_ones(make_tenant: MakeTenant) -> None:
+    acme = make_tenant(included=500, burst_per_second=HIGH)
+    caller = caller_of(acme.api_key)
+    for _ in range(30):
+        assert try_one(caller).problem is None
+    assert try_one(caller, cost=490).problem is not None
+    engine.stop()
+    kept = books(acme.tenant.id)
+    kept.assert_balanced()
+    assert (kept.used, kept.reserved) == (30, 0)
+
+
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(costs=st.lists(st.integers(1, 40), min_size=1, max_size=60), limit=st.integers(0, 300))
 def test_any_mix_of_costs_never_passes_the_limit(make_tenant: MakeTenant, costs: list[int], limit: int) -> None:

@@ -191,6 +191,38 @@ def test_units_of_dead_processes_come_back_without_a_call(
     dead.database.close()
 
 
+@pytest.mark.parametrize("cost", [1, 5])
+def test_units_in_flight_stay_reserved_when_the_rest_goes_back(
+    committed: None, make_tenant: MakeTenant, cost: int
+) -> None:
+    acme = make_tenant(included=1000, burst_per_second=10**6)
+    meter = engine.Engine()
+    meter._tend()
+    tickets = [meter.leases.admit(acme.tenant.id, cost=cost) for _ in range(40)]
+    meter.flush(everything=True)
+    assert books(acme.tenant.id).reserved == 40 * cost
+    tickets.append(meter.leases.admit(acme.tenant.id, cost=cost))
+    assert books(acme.tenant.id).reserved >= 41 * cost
+    for ticket in tickets:
+        meter.leases.give_back(ticket)
+    meter.flush(everything=True)
+    assert books(acme.tenant.id).reserved == 0
+    meter.database.close()
+
+
+def test_units_of_a_living_process_are_not_reclaimed(
+    committed: None, make_tenant: MakeTenant, short_leases: None
+) -> None:
+    acme = make_tenant(included=10)
+    holder = engine.Engine()
+    holder._tend()
+    for _ in range(10):
+        holder.leases.admit(acme.tenant.id)
+    assert attempt(caller_of(acme.api_key), 5) == 0
+    assert books(acme.tenant.id).reserved == 10
+    holder.database.close()
+
+
 def test_connections_cut_by_the_server_are_replaced(committed: None, make_tenant: MakeTenant) -> None:
     acme = make_tenant(included=1000, burst_per_second=10**6)
     caller = caller_of(acme.api_key)
