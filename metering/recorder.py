@@ -4,7 +4,7 @@ A batch is frozen with its id before it is sent. Fails towards keeping: what can
 again, in order; when too much waits, nothing more is admitted.
 """
 
-import os
+import random
 import threading
 import uuid
 from collections import deque
@@ -75,7 +75,7 @@ class Settled:
 def call_id(occurred_at: float) -> str:
     """A version 7 UUID (RFC 9562): it begins with the call's time, so a call is found by its id without an index of its own."""
     head = f"{int(occurred_at * 1000):012x}"
-    chance = int.from_bytes(os.urandom(10), "big")
+    chance = random.getrandbits(80)  # an id is unique, not secret; a forked child is seeded anew by Python
     tail = f"{chance >> 68:03x}{0x8000_0000_0000_0000 | chance & (2**62 - 1):016x}"
     return f"{head[:8]}-{head[8:]}-7{tail[:3]}-{tail[3:7]}-{tail[7:]}"
 

@@ -60,7 +60,7 @@ class TierThrottle(BaseThrottle):
         if decides is not None:
             return decides(request)
         value = getattr(view, name, None)
-        if isinstance(value, Mapping):
+        if not isinstance(value, str | int) and isinstance(value, Mapping):  # the second question is a dear one
             value = value.get(_action(view, request))
         return getattr(self, name) if value is None else value
 
