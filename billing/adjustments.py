@@ -1,9 +1,11 @@
-"""What a correction of the ledger does to a period's price: the dry run in money."""
+"""What corrections of the ledger do to a period's price: the dry run in money."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from metering import adjustments
+from tenants.models import Tenant
 
 from . import accounts, pricing
 from .models import Account
@@ -11,7 +13,7 @@ from .models import Account
 
 @dataclass(frozen=True, slots=True)
 class Priced:
-    """A correction's effect in units and in money. The period is priced under the account's present version."""
+    """What corrections do to one period in units and in money."""
 
     effect: adjustments.Effect
     before: pricing.Invoice
@@ -22,17 +24,20 @@ class Priced:
         return self.after.total_minor - self.before.total_minor
 
 
-def priced(change: adjustments.Change, *, now: datetime) -> Priced:
-    """The correction's effect, with nothing written; raises CannotAdjust when the period would fall below zero."""
-    effect = adjustments.effect(change, now=now)
-    account = Account.objects.select_related("plan_version__plan").get(tenant_id=change.tenant_id)
+def priced(changes: Sequence[adjustments.Change], *, tenant: Tenant, now: datetime) -> list[Priced]:
+    """What these corrections do to each period of the tenant, the oldest first; nothing is written.
+
+    Priced under the account's present version, as every estimate is. Raises CannotAdjust.
+    """
+    account = Account.objects.select_related("plan_version__plan").filter(tenant=tenant).first()
+    if account is None:
+        raise adjustments.CannotAdjust(f"{tenant} has no plan, so no price.")
     terms = accounts.pricing_terms(account.plan_version)
-    if effect.after < 0:
-        raise adjustments.CannotAdjust(
-            f"The period has {effect.before:,} units; {-change.units:,} cannot be taken away."
+    return [
+        Priced(
+            effect,
+            pricing.invoice(terms=terms, quantity=effect.before),
+            pricing.invoice(terms=terms, quantity=effect.after),
         )
-    return Priced(
-        effect,
-        pricing.invoice(terms=terms, quantity=effect.before),
-        pricing.invoice(terms=terms, quantity=effect.after),
-    )
+        for effect in adjustments.effects(changes, now=now)
+    ]

@@ -180,7 +180,7 @@ class AdjustmentAdmin(LedgerAdmin):
         return [own, *super().get_urls()]
 
     def correct(self, request: HttpRequest, tenant_id: UUID, call_id: UUID) -> HttpResponse:
-        """The form, then what it would do in calls and money, then the correction."""
+        """The form, then what it would do in calls and money, then the correction: only what was seen is applied."""
         if not request.user.has_perm("metering.add_adjustment"):
             raise PermissionDenied
         tenant = get_object_or_404(Tenant, pk=tenant_id)
@@ -188,12 +188,13 @@ class AdjustmentAdmin(LedgerAdmin):
         if call is None:
             raise Http404
         form = CorrectionForm(request.POST or None)
-        dry_run = None
+        dry_run, seen = None, ""
         if form.is_valid():
             try:
                 change = form.planned(tenant, call_id)
-                dry_run = adjustments.priced(change, now=timezone.now())
-                if "apply" in request.POST:
+                (dry_run,) = adjustments.priced([change], tenant=tenant, now=timezone.now())
+                seen = f"{change.kind} {change.units}"
+                if "apply" in request.POST and request.POST.get("seen") == seen:
                     about = {"reason": form.cleaned_data["reason"], "source": form.cleaned_data["source"]}
                     made = ledger.apply(change, actor=actor(request), **about)
                     messages.success(request, f"Corrected by {made.units:+,} units.")
@@ -206,6 +207,7 @@ class AdjustmentAdmin(LedgerAdmin):
             "call": call,
             "form": form,
             "dry_run": dry_run,
+            "seen": seen,
         }
         return render(request, "admin/correct_call.html", context)
 

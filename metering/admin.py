@@ -17,7 +17,7 @@ from django.utils.safestring import SafeString
 from tenants.admin import KEY_HELP, ReadOnly, TenantAdmin, link, links, public_id
 from tenants.models import ApiKey, Tenant
 
-from . import standing
+from . import adjustments, standing
 from .models import (
     Adjustment,
     AdjustmentKind,
@@ -42,7 +42,6 @@ else:
 COUNTED_ROWS = 10_000
 FOUND_TENANTS = 100
 REFUSED_SHOWN = 10
-ID_TIME_MARGIN = timedelta(milliseconds=5)
 
 
 class BoundedPaginator(AnyPaginator):
@@ -147,14 +146,6 @@ class OfKeyAdmin(LedgerAdmin):
         return queryset.filter(tenant_id__in=[owner for owner, _ in chosen], api_key_id__in=[key for _, key in chosen])
 
 
-def by_call_id(queryset: QuerySet[Call], call_id: UUID) -> QuerySet[Call]:
-    """The call with this id: a version 7 UUID begins with the call's time, so one partition is read."""
-    if call_id.version == 7:  # noqa: PLR2004
-        at = datetime.fromtimestamp((call_id.int >> 80) / 1000, UTC)
-        queryset = queryset.filter(occurred_at__gte=at - ID_TIME_MARGIN, occurred_at__lte=at + ID_TIME_MARGIN)
-    return queryset.filter(id=call_id)
-
-
 def as_uuid(text: str) -> UUID | None:
     try:
         return UUID(text)
@@ -193,11 +184,11 @@ class CallAdmin(OfKeyAdmin):
 
     def found(self, queryset: QuerySet[Any], term: str) -> QuerySet[Any]:
         call_id = as_uuid(term)
-        return by_call_id(queryset, call_id) if call_id else super().found(queryset, term)
+        return adjustments.by_call_id(queryset, call_id) if call_id else super().found(queryset, term)
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Call | None:
         call_id = as_uuid(object_id)
-        return by_call_id(self.get_queryset(request), call_id).first() if call_id else None
+        return adjustments.by_call_id(self.get_queryset(request), call_id).first() if call_id else None
 
 
 class KeyedByText(LedgerAdmin):

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 
 from . import periods
 
 logger = logging.getLogger(__name__)
 DAYS_AHEAD = 3
 MONTHS_AHEAD = 2
+DROP_WAIT_MS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +79,27 @@ def _make(partition: Partition) -> None:
 
 
 def drop_old_days(*, keep_from: datetime) -> list[str]:
-    """No partition of the call log ends at or before `keep_from`; returns the names of the dropped ones."""
+    """No partition of the call log ends at or before `keep_from`, but for those in use; returns the names of the dropped ones.
+
+    Dropping waits for whoever uses that day, and the whole log waits behind it: so it gives up soon, until the next time.
+    """
     dropped = []
     for name in names("metering_call"):
         suffix = name.rpartition("_")[2]
-        if suffix.isdigit() and suffix < f"{keep_from:%Y%m%d}":
-            with connection.cursor() as cursor:
-                cursor.execute(f"DROP TABLE {name}")
+        if suffix.isdigit() and suffix < f"{keep_from:%Y%m%d}" and _is_dropped(name):
             dropped.append(name)
     return dropped
+
+
+def _is_dropped(name: str) -> bool:
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(f"SET LOCAL lock_timeout = {DROP_WAIT_MS}")
+            cursor.execute(f"DROP TABLE {name}")
+    except OperationalError as error:
+        logger.warning("Partition %s is not dropped yet: %s", name, str(error).splitlines()[0])
+        return False
+    return True
 
 
 def names(parent: str) -> list[str]:

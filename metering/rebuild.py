@@ -37,7 +37,10 @@ INSERT INTO metering_usage_hour (tenant_id, hour, period_start, project_id, api_
                                  refused, latency_start, latency_counts)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 """
-LOCK = "SELECT 1 FROM metering_quota WHERE tenant_id = %s ORDER BY period_start FOR UPDATE"
+LOCKS = (
+    "SELECT FROM metering_allowance WHERE tenant_id = %s FOR NO KEY UPDATE",  # whoever opens another period waits for it
+    "SELECT FROM metering_quota WHERE tenant_id = %s ORDER BY period_start FOR UPDATE",
+)
 
 Key = tuple[datetime, datetime, int, int, str]  # hour, period, project, key, capability
 COUNTS = ("billable", "units", "failed", "refused")
@@ -117,7 +120,8 @@ def replace_hours(*, tenant_id: UUID, start: datetime, end: datetime, hours: Hou
 def lock(tenant_id: UUID) -> None:
     """No flush, grant or adjustment of the tenant commits until this transaction ends."""
     with connection.cursor() as cursor:
-        cursor.execute(LOCK, [tenant_id])
+        for statement in LOCKS:
+            cursor.execute(statement, [tenant_id])
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,49 +135,66 @@ class Found:
         return bool(self.hours or self.totals)
 
 
+class LogTooShort(Exception):
+    """The call log does not keep every call of these hours: they cannot be made anew."""
+
+
+def _check_log(start: datetime) -> None:
+    """Raises LogTooShort unless every call from `start` on is kept, and will be until this transaction ends."""
+    with connection.cursor() as cursor:
+        cursor.execute("LOCK TABLE metering_call IN ACCESS SHARE MODE")  # no day is dropped meanwhile
+    kept = invariants.kept_since()
+    if kept is None or start < kept:
+        raise LogTooShort(f"The call log is kept since {kept}, not since {start}.")
+
+
 def rebuild(*, tenant_id: UUID, start: datetime, end: datetime, apply: bool) -> Found:
     """What in [start, end) is not what the ledger says; with `apply` it is afterwards, months, quotas and windows included.
 
-    Both times whole hours; the call log must keep every call from `start` on (`invariants.kept_since`).
+    Both times whole hours. To `apply`, the call log must keep every call from `start` on; raises LogTooShort.
     """
     with transaction.atomic():
+        if apply:
+            _check_log(start)
         lock(tenant_id)
         hours = list(_differences(tenant_id, start, end))
         if apply and hours:
             anew = from_ledger(tenant_id=tenant_id, start=start, end=end)
             replace_hours(tenant_id=tenant_id, start=start, end=end, hours=anew)
-        totals = [
-            f"{check.__name__}: {violation.detail}" for check in TOTALS for violation in check(tenant_id=tenant_id)
-        ]
+        totals = _wrong_totals(tenant_id)
         if apply and totals:
-            _total_anew(tenant_id, start)
+            _total_anew(tenant_id)
     return Found(hours, totals)
 
 
 TOTALS = (invariants.months_equal_usage_hours, invariants.quotas_equal_usage_hours, invariants.windows_equal_ledger)
+
+
+def _wrong_totals(tenant_id: UUID) -> list[str]:
+    return [f"{check.__name__}: {violation.detail}" for check in TOTALS for violation in check(tenant_id=tenant_id)]
+
+
+MONTHS_GONE = "DELETE FROM metering_usage_month WHERE tenant_id = %(tenant)s"
 MONTHS_ANEW = """
-INSERT INTO metering_usage_month AS m (tenant_id, month, billable, units, failed, refused)
+INSERT INTO metering_usage_month (tenant_id, month, billable, units, failed, refused)
 SELECT tenant_id, date_trunc('month', hour, 'UTC'), sum(billable), sum(units), sum(failed), sum(refused) FROM metering_usage_hour
-WHERE tenant_id = %(tenant)s AND hour >= date_trunc('month', %(start)s::timestamptz, 'UTC') GROUP BY 1, 2
-ON CONFLICT (tenant_id, month) DO UPDATE SET billable = EXCLUDED.billable, units = EXCLUDED.units, failed = EXCLUDED.failed,
-                                             refused = EXCLUDED.refused
+WHERE tenant_id = %(tenant)s GROUP BY 1, 2
 """
 QUOTAS_ANEW = """
 UPDATE metering_quota q SET (used, failed, refused) = (
     SELECT coalesce(sum(units), 0), coalesce(sum(failed), 0), coalesce(sum(refused), 0) FROM metering_usage_hour h
     WHERE h.tenant_id = q.tenant_id AND h.period_start = q.period_start)
-WHERE tenant_id = %(tenant)s AND period_end > %(start)s
+WHERE tenant_id = %(tenant)s
 """
-WINDOWS_ANEW = (
-    "DELETE FROM metering_window WHERE tenant_id = %(tenant)s"  # the next grant makes them from hours and leases
-)
+# The next grant makes them from hours and leases.
+WINDOWS_GONE = "DELETE FROM metering_window WHERE tenant_id = %(tenant)s"
 
 
-def _total_anew(tenant_id: UUID, start: datetime) -> None:
-    """Months, quotas and windows from this instant on are the sums of their usage hours. Under the tenant's lock."""
+def _total_anew(tenant_id: UUID) -> None:
+    """Months, quotas and windows are the sums of their usage hours, old ones included: every hour is kept. Under the lock."""
     with connection.cursor() as cursor:
-        for statement in (MONTHS_ANEW, QUOTAS_ANEW, WINDOWS_ANEW):
-            cursor.execute(statement, {"tenant": tenant_id, "start": start})
+        for statement in (MONTHS_GONE, MONTHS_ANEW, QUOTAS_ANEW, WINDOWS_GONE):
+            cursor.execute(statement, {"tenant": tenant_id})
 
 
 def _differences(tenant_id: UUID, start: datetime, end: datetime) -> Iterator[Difference]:

@@ -48,7 +48,8 @@ def check_invariants() -> None:
     """What must hold between ledger, rollups, quotas and leases holds, or an error names it."""
     for name, violations in invariants.broken().items():
         for violation in violations[:LOGGED]:
-            logger.error("Invariant '%s' is broken for tenant %s: %s", name, violation.tenant_id, violation.detail)
+            whose = violation.tenant_id or "all"
+            logger.error("Invariant '%s' is broken for tenant %s: %s", name, whose, violation.detail)
 
 
 @shared_task

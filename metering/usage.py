@@ -99,6 +99,16 @@ class Scope:
         return cls(tenant_id, periods.hour_of(period.start), period.end, period.start)
 
 
+# The next one too: a prediction ends where it begins.
+KNOWN = """
+(SELECT period_start, period_end FROM metering_quota WHERE tenant_id = %(tenant)s AND period_start <= %(now)s
+ ORDER BY period_start DESC LIMIT %(count)s)
+UNION ALL
+(SELECT period_start, period_end FROM metering_quota WHERE tenant_id = %(tenant)s AND period_start > %(now)s
+ ORDER BY period_start LIMIT 1)
+"""
+
+
 def current_period(*, allowance: Allowance, now: datetime) -> periods.Period:
     """The tenant's running period: the one that is enforced, or what the anchor predicts while none is open."""
     return last_periods(allowance=allowance, now=now, count=1)[0]
@@ -107,11 +117,7 @@ def current_period(*, allowance: Allowance, now: datetime) -> periods.Period:
 def last_periods(*, allowance: Allowance, now: datetime, count: int) -> list[periods.Period]:
     """The running period and those before it, `count` in all, oldest first; as the anchor predicts where none is known."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT period_start, period_end FROM metering_quota WHERE tenant_id = %s AND period_start <= %s "
-            "ORDER BY period_start DESC LIMIT %s",
-            [allowance.tenant_id, now, count],
-        )
+        cursor.execute(KNOWN, {"tenant": allowance.tenant_id, "now": now, "count": count})
         known = [periods.Period(start, end) for start, end in cursor.fetchall()]
     found: list[periods.Period] = []
     instant = now

@@ -440,7 +440,11 @@ def test_a_call_is_voided_after_its_effect_was_shown(operator: Client, acme: Onb
     shown = operator.post(address, {**fields, "preview": "1"})
     assert (shown.context["dry_run"].effect.before, shown.context["dry_run"].effect.after) == (3, 2)
     assert not Adjustment.objects.filter(tenant=acme.tenant).exists()
-    assert operator.post(address, {**fields, "apply": "1"}).status_code == 302
+    assert (
+        operator.post(address, {**fields, "apply": "1", "seen": "amend 5"}).status_code == 200
+    )  # other than what was shown
+    assert not Adjustment.objects.filter(tenant=acme.tenant).exists()
+    assert operator.post(address, {**fields, "apply": "1", "seen": shown.context["seen"]}).status_code == 302
     made = Adjustment.objects.get(tenant=acme.tenant)
     assert (made.units, made.reason, made.actor) == (-1, "Served twice.", operator.operator.email)  # type: ignore[attr-defined]
     assert address not in operator.get(page(Call, "change", call.id)).content.decode()

@@ -10,9 +10,10 @@ from django.core.management.base import CommandError
 
 from billing.onboarding import Onboarded
 from metering import engine, invariants
-from metering.models import Adjustment, Call
+from metering.models import Adjustment, Call, SetAside
 from tests.conftest import MakeTenant
 from tests.metering.test_limit_is_exact import attempt, caller_of
+from tests.metering.test_recovery import entry
 
 pytestmark = pytest.mark.usefixtures("committed")
 WHY = ("--reason", "Served twice", "--actor", "olivia@meterhouse.example")
@@ -43,6 +44,36 @@ def test_a_dry_run_says_units_and_money_and_writes_nothing(acme: Onboarded) -> N
     assert (said["applied"], said["units_before"], said["units_after"], said["currency"]) == (False, 15, 10_015, "usd")
     assert said["total_after_minor"] > said["total_before_minor"]
     assert not Adjustment.objects.filter(tenant=acme.tenant).exists()
+
+
+def test_a_correction_that_is_sent_again_says_what_it_did(acme: Onboarded) -> None:
+    first, second = (call.id for call in Call.objects.filter(tenant=acme.tenant)[:2])
+    again = "01890000-0000-7000-8000-000000000002"
+    assert adjust(acme, "--void", first, "--id", again)["units_after"] == 14
+    assert adjust(acme, "--void", first, "--id", again) == {
+        "id": again, "applied": True, "kind": "void", "calls": -1, "units": -1,
+    }  # fmt: skip
+    with pytest.raises(CommandError, match="another correction already"):
+        adjust(acme, "--void", second, "--id", again)
+    assert Adjustment.objects.filter(tenant=acme.tenant).count() == 1
+
+
+def test_what_was_set_aside_is_priced_and_then_backfilled_or_dismissed(acme: Onboarded) -> None:
+    for _ in range(2):
+        engine.engine().record(entry(acme, status=10**9, units=5_000))
+        engine.engine().flush()
+    engine.stop()
+    first, second = SetAside.objects.filter(tenant_id=acme.tenant.id)
+    said = adjust(acme, "--set-aside", first.id, "--dry-run")
+    (period,) = said["periods"]
+    assert (said["applied"], said["backfilled"], period["calls_after"], period["units_after"]) == (False, 1, 16, 5_015)
+    assert period["total_after_minor"] > period["total_before_minor"]
+    assert adjust(acme, "--set-aside", first.id)["applied"]
+    assert adjust(acme, "--dismiss", second.id)["backfilled"] == 0
+    assert not SetAside.objects.filter(tenant_id=acme.tenant.id).exists()
+    assert Adjustment.objects.get(tenant=acme.tenant).units == 5_000
+    with pytest.raises(CommandError, match="nothing set aside"):
+        adjust(acme, "--dismiss", second.id)
 
 
 def test_a_void_and_a_backfill_are_applied_once_for_each_id(acme: Onboarded) -> None:

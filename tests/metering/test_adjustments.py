@@ -2,18 +2,22 @@
 
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
-from django.db import connection
+from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
 from billing.onboarding import Onboarded
-from metering import adjustments, engine, invariants, limits
+from metering import adjustments, engine, invariants, ledger, limits
 from metering.adjustments import CannotAdjust
-from metering.models import Adjustment, Call, LimitKind, SetAside
+from metering.database import conninfo
+from metering.models import Adjustment, Call, LimitKind, Quota, SetAside
+from metering.recorder import Batch
 from tenants.models import AuditEntry
 from tests.conftest import MakeTenant
 from tests.metering.test_limit_is_exact import attempt, caller_of
@@ -104,6 +108,8 @@ def test_what_makes_no_sense_is_refused_and_says_why(make_tenant: MakeTenant) ->
         (lambda: backfill(acme, calls=0, now=now), "1 to"),
         (lambda: backfill(acme, calls=10**13, now=now), "1 to"),
         (lambda: backfill(acme, calls=1, now=now, occurred_at=now + timedelta(hours=1)), "future"),
+        (lambda: backfill(acme, calls=1, now=now, occurred_at=now - timedelta(days=401)), "400 days"),
+        (lambda: backfill(acme, calls=1, now=now, capability="Storage\x00"), "capability"),
         (lambda: backfill(acme, calls=1, now=now, key=initech.key), "does not belong"),
         (lambda: adjustments.apply(void_first(acme), actor="x", reason=" "), "reason"),
     ]  # fmt: skip
@@ -159,14 +165,128 @@ def test_the_database_refuses_adjustments_that_make_no_sense(make_tenant: MakeTe
         )
 
 
-def test_calls_that_were_set_aside_are_backfilled(make_tenant: MakeTenant) -> None:
-    acme = served(make_tenant)
-    engine.engine()._run()
-    engine.engine().record(entry(acme, status=10**9, units=1))
+@pytest.mark.parametrize(
+    ("corrections", "constraint"),
+    [
+        ([("amend", 0, -4)], ""),
+        ([("amend", 0, -5)], "adjustment_leaves_a_cost"),
+        ([("amend", 0, 6), ("void", -1, -10)], ""),
+        ([("amend", 0, 6), ("void", -1, -4)], "adjustment_leaves_a_cost"),
+        ([("void", -1, -4), ("amend", 0, 1)], "adjustment_leaves_a_cost"),
+        ([("void", -1, -4), ("void", -1, 0)], "adjustment_voids_a_call_once"),
+    ],
+)
+def test_the_database_never_takes_more_off_a_call_than_it_costs(
+    make_tenant: MakeTenant, corrections: list[tuple[str, int, int]], constraint: str
+) -> None:
+    """Past the product's own code; the ledger of this tenant is not in balance afterwards, and nobody asks."""
+    acme = served(make_tenant, cost=4, count=1)
+    call = Call.objects.get(tenant=acme.tenant)
+    *first, last = corrections
+    for correction in first:
+        insert(call, *correction)
+    if not constraint:
+        insert(call, *last)
+        return
+    with pytest.raises(IntegrityError) as caught, transaction.atomic():
+        insert(call, *last)
+    assert caught.value.__cause__.diag.constraint_name == constraint  # type: ignore[union-attr]
+
+
+def test_the_database_corrects_only_calls_that_were_billed(make_tenant: MakeTenant) -> None:
+    acme = make_tenant(burst_per_second=10**6)
+    try_one(caller_of(acme.api_key), status=500)
     engine.stop()
-    aside = SetAside.objects.get(tenant_id=acme.tenant.id)
-    made = adjustments.from_set_aside(set_aside=aside, **WHY, now=timezone.now())
-    assert [adjustment.source for adjustment in made] == [f"set aside {aside.id}"]
-    assert used(acme) == 4
-    assert not SetAside.objects.filter(tenant_id=acme.tenant.id).exists()
+    with pytest.raises(IntegrityError, match="was not billed"):
+        insert(Call.objects.get(tenant=acme.tenant), "void", -1, 0)
+
+
+def insert(call: Call, kind: str, calls: int, units: int) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO metering_adjustment (tenant_id, id, kind, call_id, occurred_at, period_start, project_id, api_key_id, "
+            "capability, calls, units, actor, reason) SELECT tenant_id, gen_random_uuid(), %s, id, occurred_at, period_start, "
+            "project_id, api_key_id, capability, %s, %s, 'x', 'x' FROM metering_call WHERE tenant_id = %s AND id = %s",
+            [kind, calls, units, call.tenant_id, call.id],
+        )
+
+
+def test_of_two_who_amend_a_call_at_once_the_second_is_told(make_tenant: MakeTenant) -> None:
+    acme = served(make_tenant, cost=4)
+    call_id = call_ids(acme)[0]
+    first, second = (adjustments.planned_amend(tenant=acme.tenant, call_id=call_id, units=9) for _ in range(2))
+    adjustments.apply(first, **WHY)
+    with pytest.raises(CannotAdjust, match="costs 9 units now"):
+        adjustments.apply(second, **WHY)
+    assert used(acme) == 17
+
+
+def test_corrections_while_calls_are_recorded_lose_nothing_and_wait_for_nobody(
+    make_tenant: MakeTenant, caplog: pytest.LogCaptureFixture
+) -> None:
+    acme = served(make_tenant, cost=4, count=20, included=10**6)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        calling = pool.submit(attempt, caller_of(acme.api_key), 300, threads=2)
+        for call_id in call_ids(acme)[:20]:
+            adjustments.apply(adjustments.planned_amend(tenant=acme.tenant, call_id=call_id, units=1), **WHY)
+        assert calling.result() == 300
+    engine.stop()
+    assert used(acme) == 320
     assert invariants.broken(tenant_id=acme.tenant.id) == {}
+    assert "Flush failed" not in caplog.text
+
+
+def test_a_dry_run_of_a_period_that_was_never_opened_opens_none(make_tenant: MakeTenant) -> None:
+    acme = make_tenant()
+    now = timezone.now()
+    change = backfill(acme, calls=5, now=now, occurred_at=now - timedelta(days=100))
+    effect = adjustments.effect(change, now=now)
+    assert (effect.calls_before, effect.calls_after, effect.after, effect.is_closed) == (0, 5, 5, True)
+    assert change.occurred_at in effect.period
+    assert Quota.objects.filter(tenant=acme.tenant).count() == 1
+    adjustments.apply(change, **WHY)
+    assert [(quota.period_start, quota.used) for quota in Quota.objects.filter(tenant=acme.tenant, used=5)] == [
+        (effect.period.start, 5)
+    ]
+    assert list(adjustments.of_period(tenant_id=acme.tenant.id, period_start=effect.period.start))
+    assert invariants.broken(tenant_id=acme.tenant.id) == {}
+
+
+@pytest.fixture
+def aside(make_tenant: MakeTenant) -> tuple[Onboarded, SetAside]:
+    """Three calls in the ledger, and a batch of one billable and one failed that it could not take."""
+    acme = served(make_tenant)
+    batch = Batch((entry(acme, units=5), entry(acme, units=0, outcome="failed")), {})
+    with psycopg.connect(conninfo(), autocommit=True) as database:
+        ledger.set_aside(database, batch, psycopg.DataError("out of range"))
+    return acme, SetAside.objects.get(tenant_id=acme.tenant.id)
+
+
+def test_calls_that_were_set_aside_are_backfilled_once(aside: tuple[Onboarded, SetAside]) -> None:
+    acme, batch = aside
+    changes = adjustments.planned_from_set_aside(tenant=acme.tenant, set_aside=batch, now=timezone.now())
+    (effect,) = adjustments.effects(changes, now=timezone.now())
+    assert (effect.calls_before, effect.calls_after, effect.before, effect.after) == (3, 4, 3, 8)
+    made = adjustments.from_set_aside(changes, set_aside=batch, **WHY)
+    assert [adjustment.source for adjustment in made] == [f"set aside {batch.id}"]
+    assert used(acme) == 8
+    assert invariants.nothing_is_set_aside(tenant_id=acme.tenant.id) == []
+    assert invariants.broken(tenant_id=acme.tenant.id) == {}
+    with pytest.raises(CannotAdjust, match="Nothing is set aside"):
+        adjustments.from_set_aside(changes, set_aside=batch, **WHY)
+    assert used(acme) == 8
+
+
+def test_what_was_set_aside_is_dismissed_with_a_reason_and_kept_on_record(aside: tuple[Onboarded, SetAside]) -> None:
+    acme, batch = aside
+    with pytest.raises(CannotAdjust, match="reason"):
+        adjustments.dismiss(set_aside=batch, actor="x", reason=" ")
+    adjustments.dismiss(set_aside=batch, **WHY)
+    assert used(acme) == 3
+    assert invariants.nothing_is_set_aside(tenant_id=acme.tenant.id) == []
+    kept = AuditEntry.objects.get(tenant=acme.tenant, action="ledger.set_aside_settled")
+    assert (kept.detail["backfilled"], kept.detail["records"], kept.detail["reason"]) == (
+        0,
+        batch.records,
+        WHY["reason"],
+    )

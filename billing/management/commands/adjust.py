@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from billing import adjustments as prices
 from metering import adjustments
-from metering.models import SetAside
+from metering.models import Adjustment, AdjustmentKind, SetAside
 from tenants.models import ApiKey, Tenant
 
 
@@ -27,6 +27,9 @@ class Command(BaseCommand):
             "--backfill", metavar="CAPABILITY", help="Add --calls calls that were served and not recorded."
         )
         what.add_argument("--set-aside", type=UUID, metavar="BATCH_ID", help="Backfill what the ledger could not take.")
+        what.add_argument(
+            "--dismiss", type=UUID, metavar="BATCH_ID", help="Bill nothing of what the ledger could not take."
+        )
         parser.add_argument(
             "--units", type=int, help="Units of the amended call, or of the backfill (default: one a call)."
         )
@@ -47,57 +50,104 @@ class Command(BaseCommand):
         if tenant is None:
             raise CommandError(f"There is no tenant '{options['tenant']}'.")
         try:
-            if options["set_aside"]:
-                self._take_set_aside(tenant, options)
-            else:
-                self._correct(_planned(tenant, options), options)
+            if options["set_aside"] or options["dismiss"]:
+                self._settle(tenant, options)
+            elif not self._is_applied(tenant, options):
+                self._correct(tenant, options)
         except adjustments.CannotAdjust as error:
             raise CommandError(str(error)) from error
 
-    def _correct(self, change: adjustments.Change, options: dict[str, Any]) -> None:
-        priced = prices.priced(change, now=timezone.now())
+    def _is_applied(self, tenant: Tenant, options: dict[str, Any]) -> bool:
+        """Whether this id was applied before; says so then. Raises CommandError when it was for something else."""
+        made = Adjustment.objects.filter(tenant=tenant, id=options["id"]).first() if options["id"] else None
+        if made is None:
+            return False
+        if (made.kind, made.call_id) != _named(options):
+            raise CommandError(f"{made.id} is another correction already: {made}.")
+        said = {"id": str(made.id), "applied": True, "kind": made.kind, "calls": made.calls, "units": made.units}
+        self.stdout.write(json.dumps(said) if options["json"] else f"{made}. Recorded as {made.id} before.")
+        return True
+
+    def _correct(self, tenant: Tenant, options: dict[str, Any]) -> None:
+        change = _planned(tenant, options)
+        (priced,) = prices.priced([change], tenant=tenant, now=timezone.now())
         made = None
         if not options["dry_run"]:
             made = adjustments.apply(
                 change, actor=options["actor"], reason=options["reason"], source=options["source"],
                 adjustment_id=options["id"],
             )  # fmt: skip
-        self._say(priced, None if made is None else made.id, as_json=options["json"])
-
-    def _say(self, priced: prices.Priced, made: UUID | None, *, as_json: bool) -> None:
-        effect, currency = priced.effect, priced.after.currency
-        if as_json:
-            answer = {
-                "id": str(made) if made else None, "applied": made is not None, "kind": effect.change.kind.value,
-                "calls": effect.change.calls, "units": effect.change.units,
-                "period": {"start": effect.period.start.isoformat(), "end": effect.period.end.isoformat()},
-                "is_closed": effect.is_closed,
-                "units_before": effect.before, "units_after": effect.after, "currency": currency,
-                "total_before_minor": priced.before.total_minor, "total_after_minor": priced.after.total_minor,
-            }  # fmt: skip
-            self.stdout.write(json.dumps(answer))
+        if options["json"]:
+            said = {"id": str(made.id) if made else None, "applied": made is not None, "kind": change.kind.value}
+            self.stdout.write(json.dumps({**said, **_row(priced)}))
             return
-        closed = ", which is closed" if effect.is_closed else ""
-        self.stdout.write(
-            f"{effect.change.kind.label}\n"
-            f"Period: {effect.period.start:%d %B %Y %H:%M} to {effect.period.end:%d %B %Y %H:%M} (UTC){closed}\n"
-            f"Units:  {effect.before:,} -> {effect.after:,} ({effect.change.units:+,})\n"
-            f"Price:  {priced.before.total_minor:,} -> {priced.after.total_minor:,} "
-            f"({priced.difference_minor:+,}) in minor units of {currency}\n"
-            + (f"Recorded as {made}." if made else "Nothing was written: this was a dry run.")
-        )
+        self.stdout.write(f"{change.kind.label}\n{_text(priced)}")
+        self.stdout.write(f"Recorded as {made.id}." if made else NOTHING_WRITTEN)
 
-    def _take_set_aside(self, tenant: Tenant, options: dict[str, Any]) -> None:
-        aside = SetAside.objects.filter(tenant_id=tenant.id, id=options["set_aside"]).first()
+    def _settle(self, tenant: Tenant, options: dict[str, Any]) -> None:
+        """What was set aside is backfilled or dismissed."""
+        batch = options["set_aside"] or options["dismiss"]
+        aside = SetAside.objects.filter(tenant_id=tenant.id, id=batch).first()
         if aside is None:
-            raise CommandError(f"{tenant} has nothing set aside under {options['set_aside']}.")
-        if options["dry_run"]:
-            self.stdout.write(f"{aside.calls:,} call(s) would be backfilled; the ledger said: {aside.error}")
+            raise CommandError(f"{tenant} has nothing set aside under {batch}.")
+        changes = []
+        if options["set_aside"]:
+            changes = adjustments.planned_from_set_aside(tenant=tenant, set_aside=aside, now=timezone.now())
+        priced = prices.priced(changes, tenant=tenant, now=timezone.now())
+        why = {"set_aside": aside, "actor": options["actor"], "reason": options["reason"]}
+        if not options["dry_run"] and options["dismiss"]:
+            adjustments.dismiss(**why)
+        elif not options["dry_run"]:
+            adjustments.from_set_aside(changes, **why)
+        if options["json"]:
+            said = {
+                "batch": str(batch),
+                "applied": not options["dry_run"],
+                "set_aside": aside.calls,
+                "backfilled": len(changes),
+            }
+            self.stdout.write(json.dumps({**said, "periods": [_row(one) for one in priced]}))
             return
-        made = adjustments.from_set_aside(
-            set_aside=aside, actor=options["actor"], reason=options["reason"], now=timezone.now()
-        )
-        self.stdout.write(f"{len(made):,} of {aside.calls:,} call(s) were billable and are backfilled.")
+        self.stdout.write(f"Set aside: {aside.calls:,} record(s), because: {aside.error}\nBackfilled: {len(changes):,}")
+        for one in priced:
+            self.stdout.write(_text(one))
+        self.stdout.write(NOTHING_WRITTEN if options["dry_run"] else "Nothing is set aside under this id any more.")
+
+
+NOTHING_WRITTEN = "Nothing was written: this was a dry run."
+
+
+def _row(priced: prices.Priced) -> dict[str, Any]:
+    effect = priced.effect
+    return {
+        "period": {"start": effect.period.start.isoformat(), "end": effect.period.end.isoformat()},
+        "is_closed": effect.is_closed, "calls": effect.calls, "units": effect.units,
+        "calls_before": effect.calls_before, "calls_after": effect.calls_after,
+        "units_before": effect.before, "units_after": effect.after,
+        "currency": priced.after.currency, "total_before_minor": priced.before.total_minor,
+        "total_after_minor": priced.after.total_minor,
+    }  # fmt: skip
+
+
+def _text(priced: prices.Priced) -> str:
+    effect = priced.effect
+    closed = ", which is closed" if effect.is_closed else ""
+    return (
+        f"Period: {effect.period.start:%d %B %Y %H:%M} to {effect.period.end:%d %B %Y %H:%M} (UTC){closed}\n"
+        f"Calls:  {effect.calls_before:,} -> {effect.calls_after:,} ({effect.calls:+,})\n"
+        f"Units:  {effect.before:,} -> {effect.after:,} ({effect.units:+,})\n"
+        f"Price:  {priced.before.total_minor:,} -> {priced.after.total_minor:,} "
+        f"({priced.difference_minor:+,}) in minor units of {priced.after.currency}"
+    )
+
+
+def _named(options: dict[str, Any]) -> tuple[str, UUID | None]:
+    """Kind and call that the options ask for."""
+    if options["void"]:
+        return AdjustmentKind.VOID, options["void"]
+    if options["amend"]:
+        return AdjustmentKind.AMEND, options["amend"]
+    return AdjustmentKind.BACKFILL, None
 
 
 def _planned(tenant: Tenant, options: dict[str, Any]) -> adjustments.Change:
