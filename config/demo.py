@@ -134,6 +134,7 @@ class Demo:
             "PUBLIC_URL": self.url,
             "ALLOWED_HOSTS": "*",
             "CALL_LOG_DAYS": str(CALL_LOG_DAYS),
+            "METERING_SPOOL_DIR": str(self.state_dir / "spool"),
             "SESSION_COOKIE_NAME": f"meterhouse_session_{port}",  # two demos on one host are two logins
             "CSRF_COOKIE_NAME": f"meterhouse_csrf_{port}",
             "WEB_BIND": f"{self.options.host}:{port}",

@@ -1,11 +1,13 @@
 """Batches that wait for PostgreSQL to come back: on disk, or in memory where the disk refuses them."""
 
+import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 from django.conf import settings
+from django.db import connections
 
 from . import spool
 from .recorder import Batch
@@ -22,7 +24,7 @@ class Backlog:
     """
 
     def __init__(self) -> None:
-        self._folder = Path(settings.METERING["SPOOL_DIR"])
+        self._folder = folder()
         self._spool = spool.Spool(self._folder, max_bytes=settings.METERING["SPOOL_MAX_BYTES"])
         self._in_memory: deque[Batch] = deque()
         self._calls_in_memory = 0
@@ -84,3 +86,9 @@ class Backlog:
                 self._folder,
                 reason,
             )
+
+
+def folder() -> Path:
+    """Where batches of this deployment wait: what another one left must never be counted into this database."""
+    identity = f"{settings.API_KEY_SECRET} {connections['default'].settings_dict['NAME']}"
+    return Path(settings.METERING["SPOOL_DIR"]) / hashlib.sha256(identity.encode()).hexdigest()[:16]

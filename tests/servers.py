@@ -32,6 +32,7 @@ def _start() -> None:
     atexit.register(shutil.rmtree, state_dir, ignore_errors=True)
     atexit.register(stack.stop)
     os.environ.update(DATABASE_URL=urls.database_url, REDIS_URL=urls.redis_url)
+    os.environ.setdefault("METERING_SPOOL_DIR", str(state_dir / "spool"))
 
 
 def provide() -> None:

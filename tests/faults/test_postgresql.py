@@ -78,7 +78,7 @@ def test_an_immediate_stop_under_load_loses_no_answered_call(
         assert recorded(tenant.tenant.id) == load.ids()
         assert kept.used == load.statuses[200]
         assert set(load.statuses) <= {200, 503}
-    assert list(Path(quick_leases["METERING_SPOOL_DIR"]).glob("*")) == []
+    assert list(Path(quick_leases["METERING_SPOOL_DIR"]).rglob("*.spool")) == []
 
 
 def test_calls_on_disk_survive_the_process_that_recorded_them(
@@ -102,7 +102,7 @@ def test_calls_on_disk_survive_the_process_that_recorded_them(
         wait_until(lambda: load.statuses[200] > before + 60, what="service during the outage")
     spool = Path(quick_leases["METERING_SPOOL_DIR"])
     rest(0.5)  # ten flush intervals: everything that was answered is on disk
-    assert list(spool.glob("*.spool"))
+    assert list(spool.rglob("*.spool"))
     for pid in [*_children(product.pid), product.pid]:
         os.kill(pid, signal.SIGKILL)
     breakable.bring_back(breakable.postgres)
@@ -111,7 +111,7 @@ def test_calls_on_disk_survive_the_process_that_recorded_them(
 
     def is_adopted() -> bool:
         other.adopt()
-        return not list(spool.glob("*"))
+        return not list(spool.rglob("*.spool"))
 
     wait_until(is_adopted, what="the adoption")
     other.database.close()

@@ -61,7 +61,7 @@ def line(content: object) -> bytes:
 
 
 def files(folder: Path) -> list[Path]:
-    return list(folder.glob("*.spool"))
+    return list(folder.rglob("*.spool"))
 
 
 @MANY
@@ -262,12 +262,13 @@ def test_a_forked_child_has_a_file_of_its_own_and_does_not_hold_its_parents(tmp_
     assert process.stdout is not None
     assert [process.stdout.readline().strip() for _ in range(2)] == [b"kept"] * 2
     assert len(files(tmp_path)) == 2
+    (folder,) = tmp_path.iterdir()  # this deployment's
     out: list[Batch] = []
-    assert adopt(tmp_path, taken(out)) == 0
+    assert adopt(folder, taken(out)) == 0
     process.kill()
     process.wait()
-    assert adopt(tmp_path, taken(out)) == 3  # the parent's, while the child lives
+    assert adopt(folder, taken(out)) == 3  # the parent's, while the child lives
     process.stdin.close()
-    wait_until(lambda: adopt(tmp_path, taken(out)) == 2, what="the child's end")
+    wait_until(lambda: adopt(folder, taken(out)) == 2, what="the child's end")
     assert [len(batch.entries) for batch in out] == [1, 2, 2]
     process.stdout.close()

@@ -18,7 +18,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from metering import engine
+from metering import backlog, engine
 from metering.database import conninfo
 from metering.decorators import metered
 from metering.models import Call, Lease, Quota
@@ -162,7 +162,7 @@ def test_calls_that_wait_on_disk_for_the_real_ledger_stay_there(
     settings.METERING = {**settings.METERING, "SPOOL_DIR": str(tmp_path)}
     acme = make_tenant()
     caller = caller_of(acme.api_key)
-    spool = Spool(tmp_path, max_bytes=10**6)
+    spool = Spool(backlog.folder(), max_bytes=10**6)
     with inline_metering():
         get(acme.api_key, "/plain")
         call = Call.objects.get(tenant=acme.tenant)
@@ -173,10 +173,10 @@ def test_calls_that_wait_on_disk_for_the_real_ledger_stay_there(
     )  # fmt: skip
     spool.append(Batch((entry,), {}))
     spool.close()
-    waiting = list(tmp_path.iterdir())
+    waiting = list(tmp_path.rglob("*.spool"))
     with inline_metering():
         assert get(acme.api_key, "/plain") == 200
-    assert [file.name for file in waiting] == [file.name for file in tmp_path.iterdir()]
+    assert [file.name for file in waiting] == [file.name for file in tmp_path.rglob("*.spool")]
     assert waiting
     assert Call.objects.filter(tenant=acme.tenant).count() == 2
 
