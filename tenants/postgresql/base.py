@@ -14,7 +14,11 @@ class DatabaseWrapper(base.DatabaseWrapper):
     Database = SimpleNamespace(**{**vars(psycopg), "connect": ServingConnection.connect})  # type: ignore[assignment]
 
     def is_usable(self) -> bool:
-        """Django asks `SELECT 1` once a request; a closed socket says the same for nothing. A server that is frozen tells by its
-        silence to the next statement, as it would here.
+        """Django asks `SELECT 1` once a request; the connection's state and its socket say the same without a round trip.
+
+        A server that is frozen tells by its silence to the next statement, as it would to that question.
         """
-        return self.connection is not None and not is_dead(self.connection)
+        connection = self.connection
+        if connection is None or connection.info.transaction_status == psycopg.pq.TransactionStatus.INERROR:
+            return False
+        return not is_dead(connection)
