@@ -32,7 +32,8 @@ def test_a_limit_of_500_admits_exactly_500_of_2000(start_product: StartProduct, 
     assert len(workers) == 2000
     wait_until(lambda: counted(product, globex.api_key)["rejected"] == 1500, what="the last flush")
     assert counted(product, globex.api_key) == {
-        "billable": 500, "included": 500, "hard_limit": None, "remaining": 0, "overage": 0, "rejected": 1500, "failed": 0,
+        "billable": 500, "units": 500, "included": 500, "hard_limit": None, "remaining": 0, "overage": 0, "rejected": 1500,
+        "failed": 0,
     }  # fmt: skip
     for refused in (answer for answer in answers if answer.status == 429):
         problem = refused.json
