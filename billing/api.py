@@ -1,6 +1,7 @@
 """The management API on usage and limits: what programs read. The dashboard shows the same numbers from the same reads."""
 
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import MAXYEAR, UTC, datetime, timedelta
 from typing import Any
 
 from django.utils import timezone
@@ -11,8 +12,8 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from metering import limits, usage
-from metering.models import MAX_CALLS, LimitKind
-from metering.periods import Period
+from metering.models import MAX_CALLS, LimitKind, Outcome
+from metering.periods import Period, hour_from, hour_of
 from metering.throttles import ManagementThrottle
 from tenants.keys import Caller
 from tenants.models import ApiKey, Project
@@ -71,6 +72,7 @@ def usage_document(account: Account, statement: estimates.Statement) -> dict[str
         "as_of": statement.as_of,
         "calls": {
             "billable": counts.billable,
+            "units": counts.units,
             "included": statement.allowance.included,
             "hard_limit": statement.allowance.hard_limit,
             "remaining": statement.remaining,
@@ -94,6 +96,7 @@ def _capability(group: usage.Group) -> dict[str, Any]:
         "capability": group.name,
         "calls": counts.answered,
         "billable": counts.billable,
+        "units": counts.units,
         "rejected": counts.refused,
         "errors": counts.failed,
         "error_rate": round(counts.failed / counts.answered, 6) if counts.answered else 0.0,
@@ -119,10 +122,16 @@ def _range(values: Any) -> dict[str, int | None]:
 
 
 class SeriesQuery(serializers.Serializer[dict[str, Any]]):
-    """Query of the series: `from` and `to` are dates or instants (UTC when no offset is given), `to` is exclusive."""
+    """Query of the series: `from` and `to` are dates or instants (UTC when no offset is given), `to` is exclusive.
+
+    `capability`, `project` (its slug) and `key` (its prefix) narrow it to what is theirs.
+    """
 
     granularity = serializers.ChoiceField(choices=[value.value for value in usage.Granularity], default="day")
     group_by = serializers.ChoiceField(choices=[value.value for value in usage.GroupBy], required=False)
+    capability = serializers.CharField(required=False)
+    project = serializers.CharField(required=False)
+    key = serializers.CharField(required=False)
 
     def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
         fields = super().get_fields()
@@ -139,6 +148,8 @@ class Instant(serializers.Field[datetime, str, str, datetime]):
             instant = datetime.fromisoformat(data)
         except (TypeError, ValueError):
             raise serializers.ValidationError("Write it as 2026-11-01 or 2026-11-01T13:00:00Z.") from None
+        if instant.year == MAXYEAR:  # its last hour has no end
+            raise serializers.ValidationError("The year is out of range.")
         try:
             return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
         except OverflowError:
@@ -151,7 +162,8 @@ class Instant(serializers.Field[datetime, str, str, datetime]):
 class SeriesView(ManagementView):
     """`GET /api/v1/usage/series`: usage over time. By default the running period by day.
 
-    Hour granularity reaches over at most 62 days, day over 400, month over 800. Buckets are UTC and carry their start.
+    Hour granularity reaches over at most 62 days, day over 400, month over 800. Buckets are UTC and carry their start. Usage is
+    kept by whole hours: a range is widened to them, and `from` and `to` of the answer say the range that is answered.
     """
 
     def get(self, request: Request) -> Response:
@@ -185,6 +197,9 @@ class SeriesView(ManagementView):
         now = timezone.now()
         period = usage.current_period(allowance=account.tenant.allowance, now=now)
         start, end = asked.get("from") or period.start, asked.get("to") or period.end
+        whole = asked.get("from") is None and asked.get("to") is None
+        if not whole:
+            start, end = hour_of(start), hour_from(end)
         longest = LONGEST_RANGE[granularity]
         if start >= end:
             raise serializers.ValidationError({"to": ["It must be later than 'from'."]})
@@ -192,17 +207,43 @@ class SeriesView(ManagementView):
             raise serializers.ValidationError(
                 {"to": [f"By {granularity.value} at most {longest.days} days are answered."]}
             )
-        whole = asked.get("from") is None and asked.get("to") is None
-        return usage.Scope(account.tenant_id, start, end, period.start if whole else None)
+        subjects = SeriesView._subjects(account, asked)
+        if whole:
+            return replace(usage.Scope.of_period(account.tenant_id, period), **subjects)
+        return usage.Scope(account.tenant_id, start, end, **subjects)
+
+    @staticmethod
+    def _subjects(account: Account, asked: dict[str, Any]) -> dict[str, Any]:
+        """What the series is narrowed to; raises ValidationError for what is not the tenant's."""
+        found = {"capability": asked.get("capability")}
+        for kind, name in ((LimitKind.PROJECT, "project"), (LimitKind.KEY, "key")):
+            if name in asked:
+                found[f"{name}_id"] = subject_id(account, kind, asked[name])
+                if found[f"{name}_id"] is None:
+                    raise serializers.ValidationError({name: [f"There is no such {name}."]})
+        return found
 
 
 def group_names(account: Account, group_by: usage.GroupBy | None) -> dict[str, str]:
     """What to call the groups: a project's slug or a key's prefix, by id; capabilities go by their own name."""
     if group_by is usage.GroupBy.PROJECT:
         return {str(project.id): project.slug for project in Project.objects.filter(tenant_id=account.tenant_id)}
+    if group_by is usage.GroupBy.OUTCOME:
+        return {Outcome.REFUSED.value: "rejected"}  # as the counts are called
     if group_by is usage.GroupBy.KEY:
         return {str(key.id): key.prefix for key in ApiKey.objects.filter(tenant_id=account.tenant_id)}
     return {}
+
+
+def subject_id(account: Account, kind: LimitKind, name: str) -> int | None:
+    """The id of the tenant's project with this slug or key with this prefix; None without one. Of the daily cap 0."""
+    if kind == LimitKind.DAY:
+        return 0
+    if kind == LimitKind.PROJECT:
+        found = Project.objects.filter(tenant_id=account.tenant_id, slug=name)
+        return found.values_list("id", flat=True).first()
+    keys = ApiKey.objects.filter(tenant_id=account.tenant_id, public_id=name.removeprefix("mh_live_"))
+    return keys.values_list("id", flat=True).first()
 
 
 def _point(point: usage.Point, names: dict[str, str]) -> dict[str, Any]:
@@ -211,6 +252,7 @@ def _point(point: usage.Point, names: dict[str, str]) -> dict[str, Any]:
         "start": point.start,
         "group": names.get(point.group, point.group) or None,
         "billable": counts.billable,
+        "units": counts.units,
         "rejected": counts.refused,
         "failed": counts.failed,
         "latency_ms": _latency(point.latency),
@@ -273,16 +315,10 @@ class OwnLimitView(ManagementView):
 
     def subject_id(self, account: Account, subject: str) -> int:
         """The id of the project or key of this tenant; raises NoSuchLimit."""
-        if self.kind == LimitKind.DAY:
-            return 0
-        if self.kind == LimitKind.PROJECT:
-            found = Project.objects.filter(tenant_id=account.tenant_id, slug=subject).first()
-        else:
-            keys = ApiKey.objects.filter(tenant_id=account.tenant_id, public_id=subject.removeprefix("mh_live_"))
-            found = keys.first()  # type: ignore[assignment]
+        found = subject_id(account, self.kind, subject)
         if found is None:
             raise NoSuchLimit
-        return int(found.id)
+        return found
 
 
 def own_limits(account: Account, period: Period) -> list[dict[str, Any]]:

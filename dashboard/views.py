@@ -13,6 +13,7 @@ from metering import usage as metered
 from tenants.access import TenantRequest, tenant_page, tenants_of
 from tenants.models import User
 
+from . import breakdown
 from .arithmetic import projected_invoice
 from .explanations import EXPLANATIONS
 from .explorer import explorer
@@ -63,7 +64,7 @@ def overview(request: TenantRequest, account: Account) -> HttpResponse:
 def usage(request: TenantRequest, account: Account) -> HttpResponse:
     """`?by=` capability, project or key; anything else is read as capability."""
     wanted = request.GET.get("by", "")
-    group_by = metered.GroupBy(wanted) if wanted in set(metered.GroupBy) else metered.GroupBy.CAPABILITY
+    group_by = metered.GroupBy(wanted) if wanted in breakdown.CHOICES else metered.GroupBy.CAPABILITY
     page = explorer(account=account, group_by=group_by, now=timezone.now())
     return render_page(request, "dashboard/usage.html", "live", {"account": account, "page": page})
 

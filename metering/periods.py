@@ -63,6 +63,12 @@ def hour_of(instant: datetime) -> datetime:
     return instant.replace(minute=0, second=0, microsecond=0)
 
 
+def hour_from(instant: datetime) -> datetime:
+    """The first whole hour that does not begin before the instant."""
+    hour = hour_of(instant)
+    return hour if hour == instant else hour + timedelta(hours=1)
+
+
 def day_of(instant: datetime) -> datetime:
     return instant.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 

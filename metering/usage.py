@@ -1,6 +1,7 @@
 """Every read of what was used. Pages, API, throttle and reports show the same rows: the hourly rollup of the ledger.
 
-All counts of one answer come from one statement, so they agree with each other at any load.
+All counts of one answer come from one statement, so they agree with each other at any load. Corrections are part of them: the
+rollup moves with each. Ask `as_of()` first and give it with the answer: everything before that instant is counted.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,7 @@ from uuid import UUID
 from django.db import connection
 
 from . import histogram, periods
-from .models import Allowance
+from .models import Allowance, Outcome
 
 RANKS = (50, 95, 99)
 
@@ -28,8 +29,10 @@ class GroupBy(StrEnum):
     CAPABILITY = "capability"
     PROJECT = "project"
     KEY = "key"
+    OUTCOME = "outcome"
 
 
+# Outcomes are columns of an hour, not rows, and the latency histogram is over both that are answered: see `by_outcome`.
 COLUMNS = {GroupBy.CAPABILITY: "h.capability", GroupBy.PROJECT: "h.project_id::text", GroupBy.KEY: "h.api_key_id::text"}
 
 
@@ -67,7 +70,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Usage of one capability, project or key. `name` is the capability, or the id of the project or key."""
+    """Usage of one capability, project, key or outcome. `name` is the capability or outcome, or the id of the project or key."""
 
     name: str
     counts: Counts
@@ -87,12 +90,18 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Whose usage, from when to when. With `period_start` only calls that belong to that billing period."""
+    """Whose usage, from when to when, in whole hours: an hour is inside when its start is.
+
+    With `period_start` only calls that belong to that billing period; likewise with a capability, project or key.
+    """
 
     tenant_id: UUID
     start: datetime
     end: datetime
     period_start: datetime | None = None
+    capability: str | None = None
+    project_id: int | None = None
+    key_id: int | None = None
 
     @classmethod
     def of_period(cls, tenant_id: UUID, period: periods.Period) -> "Scope":
@@ -147,8 +156,21 @@ def as_of() -> datetime:
     return row[0]  # type: ignore[no-any-return]
 
 
+def by_outcome(counts: Counts) -> dict[str, Counts]:
+    """The counts of each outcome that there were calls of. Latency is not kept by outcome, but for all answered calls."""
+    parts = {
+        Outcome.BILLABLE.value: Counts(billable=counts.billable, units=counts.units),
+        Outcome.FAILED.value: Counts(failed=counts.failed),
+        Outcome.REFUSED.value: Counts(refused=counts.refused),
+    }
+    return {outcome: part for outcome, part in parts.items() if part != Counts()}
+
+
 def groups(scope: Scope, *, group_by: GroupBy = GroupBy.CAPABILITY) -> list[Group]:
-    """Usage by capability, project or key, the largest first, with latency percentiles."""
+    """Usage by capability, project, key or outcome, the largest first, with latency percentiles."""
+    if group_by is GroupBy.OUTCOME:
+        parts = by_outcome(total(groups(scope)).counts).items()
+        return [Group(outcome, counts, latency([]), ()) for outcome, counts in parts]
     found = [
         Group(name, sums.counts, latency(sums.buckets), tuple(sums.buckets))
         for (name,), sums in _sums(scope, COLUMNS[group_by]).items()
@@ -173,6 +195,12 @@ def latency(buckets: Sequence[tuple[int, int]]) -> Latency:
 
 def series(scope: Scope, *, granularity: Granularity, group_by: GroupBy | None = None) -> list[Point]:
     """Usage over time, oldest first; hours, days or months without usage have no point."""
+    if group_by is GroupBy.OUTCOME:
+        return [
+            Point(point.start, outcome, counts, latency([]))
+            for point in series(scope, granularity=granularity)
+            for outcome, counts in by_outcome(point.counts).items()
+        ]
     start = f"date_trunc('{granularity.value}', h.hour, 'UTC')"
     found = _sums(scope, start, COLUMNS[group_by] if group_by else "''::text")
     return [Point(at, name, found[at, name].counts, latency(found[at, name].buckets)) for at, name in sorted(found)]
@@ -180,6 +208,8 @@ def series(scope: Scope, *, granularity: Granularity, group_by: GroupBy | None =
 
 def daily(scope: Scope, *, group_by: GroupBy | None = None) -> list[tuple[datetime, str, Counts]]:
     """Counts by day (UTC) and group, without latency: what charts and projections need."""
+    if group_by is GroupBy.OUTCOME:
+        return [(at, outcome, part) for at, _, counts in daily(scope) for outcome, part in by_outcome(counts).items()]
     where, parameters = _where(scope)
     column = COLUMNS[group_by] if group_by else "''::text"
     sql = f"""
@@ -262,9 +292,11 @@ def _sums(scope: Scope, *columns: str) -> dict[tuple[Any, ...], Sums]:
 
 
 def _where(scope: Scope) -> tuple[str, dict[str, Any]]:
-    where = "h.tenant_id = %(tenant)s AND h.hour >= %(start)s AND h.hour < %(end)s"
-    if scope.period_start is not None:
-        where += " AND h.period_start = %(period)s"
-    return where, {
-        "tenant": scope.tenant_id, "start": scope.start, "end": scope.end, "period": scope.period_start,
+    narrower = {
+        "period_start": scope.period_start, "capability": scope.capability, "project_id": scope.project_id,
+        "api_key_id": scope.key_id,
     }  # fmt: skip
+    wanted = {column: value for column, value in narrower.items() if value is not None}
+    where = ["h.tenant_id = %(tenant)s", "h.hour >= %(start)s", "h.hour < %(end)s"]
+    where += [f"h.{column} = %({column})s" for column in wanted]
+    return " AND ".join(where), {"tenant": scope.tenant_id, "start": scope.start, "end": scope.end, **wanted}
