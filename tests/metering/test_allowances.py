@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from billing.onboarding import Onboarded
-from metering import allowances, engine, partitions, periods
+from metering import allowances, boundaries, engine, partitions, periods
 from metering.models import Allowance, Policy
 from tests.conftest import MakeTenant
 from tests.metering.test_boundaries import assert_right, rows
@@ -100,6 +100,16 @@ def test_bounds_of_a_period_that_has_ended_stay(make_tenant: MakeTenant) -> None
     acme = make_tenant(included=100, now=timezone.now() - timedelta(days=40))
     allowances.push(tenant_id=acme.tenant.id, terms=terms(acme, included=42), now=timezone.now())
     assert admits(acme) == [100, 42]
+
+
+def test_a_period_that_turns_out_to_run_still_has_todays_bounds(make_tenant: MakeTenant) -> None:
+    now = timezone.now()
+    acme = make_tenant(included=100, now=now - timedelta(days=40))
+    allowances.push(tenant_id=acme.tenant.id, terms=terms(acme, included=42), now=now)
+    period = periods.Period(rows(acme)[0][0], now + timedelta(days=2))
+    boundaries.learn(tenant_id=acme.tenant.id, period=period, now=now)
+    assert rows(acme)[0][:2] == (period.start, period.end)
+    assert admits(acme) == [42]
 
 
 def test_periods_are_opened_for_more_tenants_than_fit_one_statement(

@@ -16,7 +16,7 @@ from billing.onboarding import Onboarded
 from metering import adjustments, boundaries, engine, invariants, limits, partitions, rebuild
 from metering.database import conninfo
 from metering.ledger import commit
-from metering.models import Call, LimitKind
+from metering.models import Allowance, Call, LimitKind
 from metering.periods import Period, hour_of
 from metering.recorder import Batch, call_id
 from tests.conftest import MakeTenant, wait_until
@@ -266,6 +266,26 @@ def test_time_that_was_never_opened_is_in_a_period_too(make_tenant: MakeTenant) 
     assert all(before[1] == after[0] for before, after in pairwise(kept))
 
 
+def test_what_a_clock_ahead_of_ours_recorded_keeps_its_period(
+    make_tenant: MakeTenant, database: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    acme = make_tenant(now=NOW, anchor=NOW - timedelta(days=5))
+    record(database, acme, NOW - timedelta(minutes=5))
+    end, now = NOW - timedelta(minutes=30), NOW - timedelta(hours=1)
+    boundaries.learn(tenant_id=acme.tenant.id, period=Period(NOW - timedelta(days=30), end), now=now)
+    assert [used for _, _, used in rows(acme)] == [0, 1]
+    assert_right(acme)
+
+
+def test_processes_hear_of_a_boundary_once(make_tenant: MakeTenant) -> None:
+    acme = make_tenant(now=NOW, anchor=NOW - timedelta(days=5))
+    heard = [Allowance.objects.get(pk=acme.tenant.id).changed_at]
+    for _ in range(2):
+        boundaries.learn(tenant_id=acme.tenant.id, period=Period(NOW, NOW + timedelta(days=30)), now=NOW)
+        heard.append(Allowance.objects.get(pk=acme.tenant.id).changed_at)
+    assert heard[0] < heard[1] == heard[2]
+
+
 class Answering:
     """A process that meters a tenant's calls while the periods change."""
 
@@ -290,6 +310,25 @@ class Answering:
         assert self.meter.flush(everything=True)
         self.meter.database.close()
         return calls
+
+
+def test_units_on_lease_are_reserved_in_the_running_period(make_tenant: MakeTenant) -> None:
+    acme = make_tenant(included=100)
+    answering = Answering(acme)
+    answering.meter.leases.admit(acme.tenant.id)
+    held = books(acme.tenant.id).reserved
+    boundary = timezone.now() - timedelta(seconds=1)
+    boundaries.learn(
+        tenant_id=acme.tenant.id, period=Period(boundary, boundary + timedelta(days=30)), now=timezone.now()
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT reserved FROM metering_quota WHERE tenant_id = %s ORDER BY period_start", [acme.tenant.id]
+        )
+        assert cursor.fetchall() == [(0,), (held,)]
+    assert held > 0
+    answering.meter.leases.release_all()
+    answering.answer(0)
 
 
 def test_learning_while_calls_are_recorded_loses_none_and_waits_for_nobody(
