@@ -47,7 +47,9 @@ class ManagementView(APIView):
         """The caller's account; raises NoAccount."""
         caller: Caller = request.auth  # type: ignore[assignment]
         account = (
-            Account.objects.select_related("tenant", "plan_version__plan").filter(tenant_id=caller.tenant_id).first()
+            Account.objects.select_related("tenant__allowance", "plan_version__plan")
+            .filter(tenant_id=caller.tenant_id)
+            .first()
         )
         if account is None:
             raise NoAccount

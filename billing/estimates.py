@@ -17,6 +17,7 @@ class Statement:
     version: PlanVersion
     allowance: Allowance
     period: periods.Period
+    before: periods.Period
     as_of: datetime
     now: datetime
     capabilities: list[usage.Group]
@@ -66,8 +67,8 @@ class Statement:
 
 def statement(*, account: Account, now: datetime) -> Statement:
     """The tenant's running period, as counted until now."""
-    allowance = Allowance.objects.get(pk=account.tenant_id)
-    period = usage.current_period(allowance=allowance, now=now)
+    allowance = account.tenant.allowance
+    before, period = usage.last_periods(allowance=allowance, now=now, count=2)
     scope = usage.Scope.of_period(account.tenant_id, period)
     as_of = usage.as_of()
     found = usage.groups(scope)
@@ -82,6 +83,7 @@ def statement(*, account: Account, now: datetime) -> Statement:
         version=account.plan_version,
         allowance=allowance,
         period=period,
+        before=before,
         as_of=as_of,
         now=now,
         capabilities=found,
@@ -103,7 +105,7 @@ def _priced(
 
 def same_span(*, statement: Statement, group_by: usage.GroupBy = usage.GroupBy.CAPABILITY) -> dict[str, usage.Counts]:
     """The last period's counts by group, up to the same place (to the hour) as the running one has reached."""
-    before, _ = usage.last_periods(allowance=statement.allowance, now=statement.now, count=2)
+    before = statement.before
     end = min(before.start + (statement.now - statement.period.start), before.end)
     scope = usage.Scope(statement.allowance.tenant_id, periods.hour_of(before.start), end, before.start)
     found: dict[str, usage.Counts] = {}

@@ -54,7 +54,9 @@ def with_account(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespons
     @wraps(view)
     def for_accounts(request: TenantRequest) -> HttpResponse:
         account = (
-            Account.objects.select_related("tenant", "plan_version__plan").filter(tenant_id=request.tenant.pk).first()
+            Account.objects.select_related("tenant__allowance", "plan_version__plan")
+            .filter(tenant_id=request.tenant.pk)
+            .first()
         )
         if account is None:
             return render_page(request, "dashboard/no_plan.html", "content", {})
