@@ -2,18 +2,30 @@
 
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
-from django.db import connection
+from django.db import connection, transaction
+from django.utils import timezone
 
 from billing.onboarding import Onboarded
 from metering import adjustments, engine, invariants, limits
+from metering import rebuild as rebuilding
+from metering.database import conninfo
+from metering.ledger import commit
 from metering.models import Call, LimitKind
-from tests.conftest import MakeTenant
+from metering.periods import hour_of
+from metering.recorder import Batch
+from tests.conftest import MakeTenant, wait_until
+from tests.metering.ledger import books
+from tests.metering.test_boundaries import is_waiting
 from tests.metering.test_limit_is_exact import attempt, caller_of
+from tests.metering.test_recovery import entry
 from tests.metering.test_several_limits import try_one
 
 pytestmark = pytest.mark.usefixtures("committed")
@@ -125,6 +137,68 @@ def test_hours_that_the_log_no_longer_keeps_are_left_alone(acme: Onboarded) -> N
     before = hours(acme)
     assert rebuild(acme, "--apply") == (0, [])
     assert hours(acme) == before
+
+
+@pytest.mark.parametrize("table", ["metering_usage_month", "metering_usage_hour"])
+def test_totals_without_a_single_call_go(make_tenant: MakeTenant, table: str) -> None:
+    globex = make_tenant("Globex")
+    month = timezone.now().replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    sql = "INSERT INTO metering_usage_month (tenant_id, month, billable, units) VALUES (%(tenant)s, %(at)s, 5, 5)"
+    if table == "metering_usage_hour":
+        sql = (
+            f"WITH month AS ({sql}), "
+            "quota AS (UPDATE metering_quota SET used = 5 WHERE tenant_id = %(tenant)s RETURNING period_start) "
+            "INSERT INTO metering_usage_hour (tenant_id, hour, period_start, project_id, api_key_id, capability, billable, units) "
+            "SELECT %(tenant)s, date_trunc('hour', now()), period_start, 1, 1, 'auth', 5, 5 FROM quota"
+        )
+    with connection.cursor() as cursor:
+        cursor.execute(sql, {"tenant": globex.tenant.id, "at": month})
+    assert rebuild(globex)[0] == 1
+    assert rebuild(globex, "--apply")[0] == 0
+    assert rebuild(globex) == (0, [])
+    assert invariants.broken(tenant_id=globex.tenant.id) == {}
+
+
+def test_nothing_differs_while_calls_are_recorded_and_nothing_is_lost(make_tenant: MakeTenant) -> None:
+    globex = make_tenant("Globex", included=10**6, burst_per_second=10**6)
+    start, end = invariants.kept_since(), hour_of(timezone.now()) + timedelta(hours=2)
+    assert start is not None
+    compared = 0
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        calling = pool.submit(attempt, caller_of(globex.api_key), 3000, threads=3)
+        while not calling.done():
+            for apply in (False, True):
+                found = rebuilding.rebuild(tenant_id=globex.tenant.id, start=start, end=end, apply=apply)
+                assert not found, found
+                compared += 1
+        assert calling.result() == 3000
+    engine.stop()
+    assert compared > 1
+    books(globex.tenant.id).assert_balanced()
+    assert books(globex.tenant.id).used == 3000
+    assert invariants.broken(tenant_id=globex.tenant.id) == {}
+
+
+def test_a_period_that_opens_during_a_rebuild_waits_for_it(make_tenant: MakeTenant) -> None:
+    """Its flush would otherwise commit between the comparison and what is written, and be overwritten."""
+    acme = make_tenant(now=timezone.now() - timedelta(days=40))  # its period has ended
+    start, end = invariants.kept_since(), hour_of(timezone.now()) + timedelta(hours=1)
+    assert start is not None
+    with ThreadPoolExecutor(max_workers=1) as pool, psycopg.connect(conninfo(), autocommit=True) as database:
+        with transaction.atomic():
+            assert not rebuilding.rebuild(tenant_id=acme.tenant.id, start=start, end=end, apply=True)
+            flushing = pool.submit(flush, acme)
+            wait_until(lambda: flushing.done() or is_waiting(database, "flusher"), what="the flush's wait")
+            assert not flushing.done()
+            assert not rebuilding.rebuild(tenant_id=acme.tenant.id, start=start, end=end, apply=True)
+        flushing.result()
+    assert invariants.broken(tenant_id=acme.tenant.id) == {}
+    assert books(acme.tenant.id).used == 1
+
+
+def flush(tenant: Onboarded) -> None:
+    with psycopg.connect(conninfo(), autocommit=True, application_name="flusher") as database:
+        commit(database, Batch((entry(tenant),), {}))
 
 
 def test_an_unknown_tenant_is_named() -> None:
