@@ -3,8 +3,8 @@
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -18,7 +18,7 @@ from config.stack import Stack
 from metering import engine, invariants, tasks
 from metering.models import Call
 from tenants.keys import cache
-from tests.conftest import wait_until
+from tests.conftest import Product, wait_until
 from tests.metering.ledger import Books, books
 
 LEASE_SECONDS = "3"
@@ -40,6 +40,7 @@ class Breakable:
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
+        self.is_migrated = False
         self.postgres, self.valkey = (each.server for each in stack._servers)
 
     @property
@@ -47,19 +48,34 @@ class Breakable:
         parts = urlsplit(self.stack.urls.database_url)
         return parts.hostname or "", parts.port or 0
 
-    def send(self, server: Any, number: signal.Signals) -> None:
+    @contextmanager
+    def down(self, server: Any, number: signal.Signals) -> Iterator[None]:
+        """In the block the server is ended by the signal; afterwards it runs again on its port, with its data."""
         os.kill(server.pid, number)
+        try:
+            yield
+        finally:
+            wait_until(lambda: server.exit_code() is not None, what="the server's end")
+            for now in (0.0, 1.0):
+                self.stack.revive(after_seconds=0, now=now)
+            wait_until(lambda: server.exit_code() is None, what="the server's return")
 
-    def bring_back(self, server: Any) -> None:
-        """A server that was killed runs again on its port, with its data."""
-        wait_until(lambda: server.exit_code() is not None, what="the server's end")
-        for now in (0.0, 1.0):
-            self.stack.revive(after_seconds=0, now=now)
-        wait_until(lambda: server.exit_code() is None, what="the server's return")
+    @contextmanager
+    def frozen(self, server: Any) -> Iterator[None]:
+        """In the block the server takes connections and questions, and answers nothing."""
+        stopped = [server.pid, *children(server.pid)]
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture(scope="session")
 def _servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Breakable]:
+    """Shared by the tests, each of which mends what it broke."""
     folder = tmp_path_factory.mktemp("breakable")
     environ = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "REDIS_URL"}}
     with Stack(folder, durable=True, environ=environ, say=lambda _: None) as stack:
@@ -81,7 +97,9 @@ def breakable(committed: None, _servers: Breakable, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("DATABASE_URL", _servers.stack.urls.database_url)
     monkeypatch.setenv("REDIS_URL", _servers.stack.urls.redis_url)
     cache.clear()
-    call_command("migrate", verbosity=0)
+    if not _servers.is_migrated:
+        call_command("migrate", verbosity=0)
+        _servers.is_migrated = True
     yield _servers
     engine.stop()
     connections.close_all()
@@ -91,9 +109,9 @@ def breakable(committed: None, _servers: Breakable, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def settles(settings: Settings) -> Callable[..., Books]:
-    """Wait until a tenant's books are at rest, check every invariant, and return them."""
+    """Wait until what killed processes held of a tenant has come back, and return its books, which are sound."""
 
-    def settle(tenant_id: Any, *, seconds: float = 20) -> Books:
+    def settle(tenant_id: Any, *, seconds: float = 40) -> Books:
         settings.METERING = {**settings.METERING, "LEASE_SECONDS": float(LEASE_SECONDS)}
 
         def is_returned() -> bool:
@@ -101,21 +119,26 @@ def settles(settings: Settings) -> Callable[..., Books]:
             return books(tenant_id).reserved == 0
 
         wait_until(is_returned, seconds=seconds, what="the return of the leases")
-        stable = {"at": time.monotonic(), "logged": books(tenant_id).logged}
-
-        def is_at_rest() -> bool:
-            logged = books(tenant_id).logged
-            if logged != stable["logged"]:
-                stable.update(at=time.monotonic(), logged=logged)
-            return time.monotonic() - float(stable["at"]) > 0.4  # type: ignore[arg-type]
-
-        wait_until(is_at_rest, seconds=seconds, what="the last flush")
-        kept = books(tenant_id)
-        kept.assert_balanced()
-        assert invariants.broken(tenant_id=tenant_id) == {}
-        return kept
+        return sound(tenant_id)
 
     return settle
+
+
+def sound(tenant_id: Any) -> Books:
+    """A tenant's books at rest: balanced, every invariant holds, and nothing waits outside the ledger."""
+    kept = books(tenant_id)
+    kept.assert_balanced()
+    assert invariants.broken(tenant_id=tenant_id) == {}
+    assert invariants.nothing_is_set_aside(tenant_id=tenant_id) == []
+    return kept
+
+
+def stop(product: Product) -> None:
+    """The product has ended by SIGTERM: what it counted is in the ledger, what it held is returned."""
+    os.kill(product.pid, signal.SIGTERM)
+    # Seen and not taken: the fixture that started it waits for it, too.
+    ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    wait_until(lambda: os.waitid(os.P_PID, product.pid, ended), seconds=40, what="the product's end")
 
 
 def recorded(tenant_id: Any, outcome: str = "billable") -> set[str]:

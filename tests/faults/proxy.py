@@ -5,9 +5,15 @@ import socket
 import threading
 from contextlib import suppress
 
+ANY = b""  # is in every message
+
 
 class CuttingProxy:
-    """Forwards to a server. `before`, `after`: chances that a message with `what` in it is not sent, or its answer is cut off."""
+    """Forwards to a server, and cuts at random where a message with `what` in it passes.
+
+    `before`: the chance that only the beginning of the message arrives, so it is not carried out. `after`: the chance that it is
+    carried out, and of its answer only the beginning arrives, if anything.
+    """
 
     def __init__(self, target: tuple[str, int], *, what: bytes, before: float, after: float, seed: int) -> None:
         self._target = target
@@ -23,8 +29,7 @@ class CuttingProxy:
 
     def close(self) -> None:
         for each in [self._listener, *self._open]:
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+            _end(each)
             each.close()
 
     def _accept(self) -> None:
@@ -33,34 +38,45 @@ class CuttingProxy:
                 client, _ = self._listener.accept()
                 server = socket.create_connection(self._target)
                 self._open += [client, server]
-                state = {"is_cut": False}
-                threading.Thread(target=self._forward, args=(client, server, state), daemon=True).start()
-                threading.Thread(target=self._answer, args=(server, client, state), daemon=True).start()
+                is_cut = threading.Event()
+                threading.Thread(target=self._forward, args=(client, server, is_cut), daemon=True).start()
+                threading.Thread(target=self._answer, args=(server, client, is_cut), daemon=True).start()
 
-    def _forward(self, client: socket.socket, server: socket.socket, state: dict[str, bool]) -> None:
+    def _forward(self, client: socket.socket, server: socket.socket, is_cut: threading.Event) -> None:
         with suppress(OSError):
             while data := client.recv(1 << 20):
-                if self.is_cutting and self._what in data:
-                    before, after = self._chances
-                    chance = self._random.random()
-                    if chance < before:
-                        self.cuts["before"] += 1
-                        break
-                    if chance < before + after:
-                        self.cuts["after"] += 1
-                        state["is_cut"] = True  # it is carried out, and nobody hears of it
+                where = self._where(data)
+                if where == "before":
+                    server.sendall(self._beginning(data))
+                    break
+                if where == "after":
+                    is_cut.set()  # it is carried out, and nobody hears of it
                 server.sendall(data)
         _end(server)
         _end(client)
 
-    def _answer(self, server: socket.socket, client: socket.socket, state: dict[str, bool]) -> None:
+    def _where(self, data: bytes) -> str | None:
+        if not self.is_cutting or self._what not in data:
+            return None
+        before, after = self._chances
+        chance = self._random.random()
+        where = "before" if chance < before else "after" if chance < before + after else None
+        if where:
+            self.cuts[where] += 1
+        return where
+
+    def _answer(self, server: socket.socket, client: socket.socket, is_cut: threading.Event) -> None:
         with suppress(OSError):
             while data := server.recv(1 << 20):
-                if state["is_cut"]:
+                if is_cut.is_set():
+                    client.sendall(self._beginning(data))
                     break
                 client.sendall(data)
         _end(client)
         _end(server)
+
+    def _beginning(self, data: bytes) -> bytes:
+        return data[: self._random.randrange(len(data))]
 
 
 def _end(each: socket.socket) -> None:
