@@ -123,8 +123,8 @@ def test_percentiles_are_over_all_calls_of_the_range(
 
 @pytest.fixture
 def acme(make_tenant: MakeTenant) -> Onboarded:
-    """Five calls of one key, one of them failed, then a refused one, and one call that costs 3 of another key."""
-    made = make_tenant(included=7, burst_per_second=10**6)
+    """A period that began just now: five calls of one key, one of them failed, one of another that costs 3, one refused."""
+    made = make_tenant(included=7, burst_per_second=10**6, anchor=datetime.now(UTC) - timedelta(seconds=1))
     attempt(caller_of(made.api_key), 5, status=lambda number: 500 if number == 2 else 200)
     try_one(second_key(made), cost=3)
     assert try_one(caller_of(made.api_key)).problem is not None
