@@ -72,16 +72,23 @@ class Database:
         if self._is_resting():
             raise Unreachable("PostgreSQL was unreachable a moment ago.")
         if not self._slots.acquire(timeout=SLOT_SECONDS):
+            self._end_try()
             raise Unreachable("All connections of this process are busy.")
         try:
             connection = self._take()
             try:
                 yield connection
-                self._is_down = False
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                 if isinstance(error, NoAnswer):
                     self._note_down()
+                else:
+                    self._end_try()
                 raise Unreachable(str(error)) from error
+            except Exception:
+                self._is_down = False  # PostgreSQL did answer
+                raise
+            else:
+                self._is_down = False
             finally:
                 self._put_back(connection)
         finally:
@@ -97,6 +104,11 @@ class Database:
                 return True
             self._down_until = now + PROBE_SECONDS  # the others wait for the outcome of this try
             return False
+
+    def _end_try(self) -> None:
+        """A try that says neither that PostgreSQL is back nor that it is away: the next one need not wait for it any longer."""
+        if self._is_down:
+            self._note_down()
 
     def _note_down(self) -> None:
         with self._lock:
