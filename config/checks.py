@@ -113,8 +113,12 @@ def metering_values_make_sense(**_: Any) -> list[CheckMessage]:
         "BUFFER_CALLS": (1000, 10_000_000),
         "POOL_SIZE": (2, 50),
     }
-    return [
+    found: list[CheckMessage] = [
         Error(f"METERING_{name} is {settings.METERING[name]}.", hint=f"Choose {low} to {high}.", id="meterhouse.E009")
         for name, (low, high) in bounds.items()
         if not low <= settings.METERING[name] <= high
     ]
+    if settings.CALL_LOG_DAYS < 1:  # today's calls would be dropped while they are written
+        hint = "Choose at least 1; 35 keeps a whole period, so that its boundaries can be drawn anew and its calls corrected."
+        found.append(Error(f"CALL_LOG_DAYS is {settings.CALL_LOG_DAYS}.", hint=hint, id="meterhouse.E010"))
+    return found

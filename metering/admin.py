@@ -17,7 +17,7 @@ from django.utils.safestring import SafeString
 from tenants.admin import KEY_HELP, ReadOnly, TenantAdmin, link, links, public_id
 from tenants.models import ApiKey, Tenant
 
-from . import adjustments, standing
+from . import adjustments, periods, standing
 from .models import (
     Adjustment,
     AdjustmentKind,
@@ -42,6 +42,7 @@ else:
 COUNTED_ROWS = 10_000
 FOUND_TENANTS = 100
 REFUSED_SHOWN = 10
+MONTHS_SHOWN = 13
 
 
 class BoundedPaginator(AnyPaginator):
@@ -64,7 +65,10 @@ class Recent(admin.SimpleListFilter):
     def __init__(self, request: HttpRequest, params: Any, model: Any, model_admin: Any) -> None:
         super().__init__(request, params, model, model_admin)
         is_narrow = "q" in request.GET or "tenant__id__exact" in request.GET
-        self.chosen = self.value() or ("all" if is_narrow else "day")
+        self.chosen = self.value() or ("all" if is_narrow else self.usual())
+
+    def usual(self) -> str:
+        return "day"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [("hour", "Last hour"), ("day", "Last 24 hours"), ("week", "Last 7 days"), ("all", "All that is kept")]
@@ -81,6 +85,26 @@ class Recent(admin.SimpleListFilter):
 
 class RecentHours(Recent):
     column = "hour"
+
+
+class Month(Recent):
+    """One calendar month (UTC) of all tenants, the running one unless another is chosen."""
+
+    title = "month"
+    parameter_name = "month"
+
+    def usual(self) -> str:
+        return f"{timezone.now():%Y-%m}"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        running = periods.month_of(timezone.now())
+        months = [periods.months_after(running, -back) for back in range(MONTHS_SHOWN)]
+        return [*((f"{month:%Y-%m}", f"{month:%B %Y}") for month in months), ("all", "All")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if self.chosen not in dict(self.lookup_choices) or self.chosen == "all":
+            return queryset
+        return queryset.filter(month=datetime.strptime(self.chosen, "%Y-%m").replace(tzinfo=UTC))
 
 
 class Reason(admin.SimpleListFilter):
@@ -240,9 +264,9 @@ class UsageMonthAdmin(KeyedByText):
     """All tenants of a month, the largest first: from a row a tenant, never from the hours."""
 
     list_display = ("month_name", "tenant", "billable", "units", "failed", "refused")
-    date_hierarchy = "month"
-    ordering = ("-month", "-units")
-    sortable_by = ("month_name", "units", "failed", "refused")
+    list_filter = (Month,)
+    ordering = ("-month", "-billable")
+    sortable_by = ("month_name", "billable", "units", "failed", "refused")
 
     @admin.display(description="Month (UTC)", ordering="month")
     def month_name(self, row: UsageMonth) -> str:

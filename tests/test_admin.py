@@ -17,7 +17,7 @@ from django.utils import timezone
 from billing import accounts
 from billing.models import Account, PlanVersion
 from billing.onboarding import Onboarded
-from metering import adjustments, engine, limits
+from metering import adjustments, engine, limits, periods
 from metering.models import (
     Adjustment,
     Allowance,
@@ -203,7 +203,9 @@ def test_an_unnarrowed_list_of_calls_reads_one_day_and_counts_a_few_thousand(ope
         operator.get(page(Call))
     searches = [query["sql"] for query in asked if 'FROM "metering_call"' in query["sql"]]
     assert all('"occurred_at" >=' in sql for sql in searches)
-    assert all("LIMIT" in sql for sql in searches)
+    counts = [sql for sql in searches if "COUNT(" in sql]
+    assert counts
+    assert all("LIMIT" in sql for sql in counts)
 
 
 def test_calls_of_a_key_are_those_of_that_key_alone(operator: Client, acme: Onboarded, make_tenant: MakeTenant) -> None:
@@ -423,6 +425,25 @@ def test_the_filter_of_time_widens_with_a_click(operator: Client, acme: Onboarde
     for when in ("hour", "day", "week", "all"):
         listed = operator.get(page(Call), {"when": when})
         assert acme.tenant.pk in {call.tenant_id for call in listed.context["cl"].queryset}
+
+
+# -- months ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_month_lists_all_tenants_the_largest_first(
+    operator: Client, acme: Onboarded, make_tenant: MakeTenant
+) -> None:
+    globex = make_tenant("Globex")
+    attempt(caller_of(globex.api_key), 9)
+    engine.stop()
+    listed = operator.get(page(UsageMonth)).context["cl"].queryset
+    own = [row.tenant_id for row in listed if row.tenant_id in {acme.tenant.pk, globex.tenant.pk}]
+    assert own == [globex.tenant.pk, acme.tenant.pk]
+    before = periods.months_after(periods.month_of(timezone.now()), -1)
+    earlier = operator.get(page(UsageMonth), {"month": f"{before:%Y-%m}"}).context["cl"].queryset
+    assert not earlier.filter(tenant=acme.tenant).exists()
+    for month in ("all", "nonsense"):
+        assert operator.get(page(UsageMonth), {"month": month}).status_code == 200
 
 
 # -- corrections -------------------------------------------------------------------------------------------------------

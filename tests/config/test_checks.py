@@ -48,6 +48,7 @@ def test_good_settings_pass() -> None:
         ({"PUBLIC_URL": "billing"}, "PUBLIC_URL is not an address"),
         ({"PUBLIC_URL": "https://billing.example.com", "DEBUG": "true"}, "DEBUG is on"),
         ({"METERING_LEASE_SECONDS": "1"}, "METERING_LEASE_SECONDS"),
+        ({"CALL_LOG_DAYS": "0"}, "CALL_LOG_DAYS is 0"),
     ],
 )
 def test_a_bad_value_is_named(changes: dict[str, str], message: str) -> None:
