@@ -1,5 +1,6 @@
 """What all tests share: the story (acme pays, globex is on the free plan, initech must never see either) and real servers."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -32,6 +33,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--long", action="store_true", help="Longer loads and more faults in tests/faults and property tests."
     )
+
+
+@pytest.fixture(autouse=True)
+def _no_event_loop(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Playwright's event loop stays with this thread until the session ends; to all but its own tests it is not there."""
+    loop = None if "browser" in request.fixturenames else asyncio._get_running_loop()
+    if loop is not None:
+        asyncio._set_running_loop(None)
+    yield
+    if loop is not None:
+        asyncio._set_running_loop(loop)
 
 
 @pytest.fixture(autouse=True)
