@@ -39,7 +39,8 @@ def conninfo() -> str:
     config = connections["default"].settings_dict
     names = {"HOST": "host", "PORT": "port", "USER": "user", "PASSWORD": "password", "NAME": "dbname"}
     values = {ours: config[theirs] for theirs, ours in names.items() if config.get(theirs)}
-    timeout = settings.METERING["STATEMENT_TIMEOUT_MS"]
+    # The server gives up before we do: a grant carried out after we stopped waiting would hold units that nobody knows of.
+    timeout = min(settings.METERING["STATEMENT_TIMEOUT_MS"], int(EngineConnection.patience_seconds * 900))
     return psycopg.conninfo.make_conninfo(
         **values,
         connect_timeout=2,
