@@ -5,7 +5,7 @@ Only for hours of which the call log keeps every call; older hours are trusted. 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +14,7 @@ from django.db import connection, transaction
 from . import histogram, invariants
 from .models import Outcome
 
+HOUR = timedelta(hours=1)
 HOUR_SQL = "date_trunc('hour', occurred_at, 'UTC')"
 FROM_LOG = f"""
 SELECT {HOUR_SQL}, period_start, project_id, api_key_id, capability, outcome,
@@ -139,6 +140,31 @@ class LogTooShort(Exception):
     """The call log does not keep every call of these hours: they cannot be made anew."""
 
 
+def rebuild(*, tenant_id: UUID, start: datetime, end: datetime, apply: bool) -> Found:
+    """What in [start, end) is not what the ledger says; with `apply` it is afterwards, months, quotas and windows included.
+
+    Both times whole hours. The comparison is of one snapshot and holds up nobody; what differs is then made anew under the
+    tenant's lock. Raises LogTooShort, and has changed nothing, when the call log does not keep every call of an hour that differs.
+    """
+    with invariants.snapshot():
+        found = Found(list(_differences(tenant_id, start, end)), _wrong_totals(tenant_id))
+    if apply and found:
+        _make_anew(tenant_id, sorted({difference.key[0] for difference in found.hours}))
+    return found
+
+
+def _make_anew(tenant_id: UUID, hours: list[datetime]) -> None:
+    with transaction.atomic():
+        if hours:
+            _check_log(hours[0])
+        lock(tenant_id)
+        for hour in hours:
+            anew = from_ledger(tenant_id=tenant_id, start=hour, end=hour + HOUR)
+            replace_hours(tenant_id=tenant_id, start=hour, end=hour + HOUR, hours=anew)
+        if _wrong_totals(tenant_id):
+            _total_anew(tenant_id)
+
+
 def _check_log(start: datetime) -> None:
     """Raises LogTooShort unless every call from `start` on is kept, and will be until this transaction ends."""
     with connection.cursor() as cursor:
@@ -146,25 +172,6 @@ def _check_log(start: datetime) -> None:
     kept = invariants.kept_since()
     if kept is None or start < kept:
         raise LogTooShort(f"The call log is kept since {kept}, not since {start}.")
-
-
-def rebuild(*, tenant_id: UUID, start: datetime, end: datetime, apply: bool) -> Found:
-    """What in [start, end) is not what the ledger says; with `apply` it is afterwards, months, quotas and windows included.
-
-    Both times whole hours. To `apply`, the call log must keep every call from `start` on; raises LogTooShort.
-    """
-    with transaction.atomic():
-        if apply:
-            _check_log(start)
-        lock(tenant_id)
-        hours = list(_differences(tenant_id, start, end))
-        if apply and hours:
-            anew = from_ledger(tenant_id=tenant_id, start=start, end=end)
-            replace_hours(tenant_id=tenant_id, start=start, end=end, hours=anew)
-        totals = _wrong_totals(tenant_id)
-        if apply and totals:
-            _total_anew(tenant_id)
-    return Found(hours, totals)
 
 
 TOTALS = (invariants.months_equal_usage_hours, invariants.quotas_equal_usage_hours, invariants.windows_equal_ledger)

@@ -2,16 +2,18 @@
 
 import io
 import json
+import re
+import shlex
 from typing import Any
 
 import pytest
-from django.core.management import call_command
+from django.core.management import call_command, get_commands, load_command_class
 from django.core.management.base import CommandError
 
 from billing.onboarding import Onboarded
 from metering import engine, invariants
 from metering.models import Adjustment, Call, SetAside
-from tests.conftest import MakeTenant
+from tests.conftest import ROOT, MakeTenant
 from tests.metering.test_limit_is_exact import attempt, caller_of
 from tests.metering.test_recovery import entry
 
@@ -102,6 +104,14 @@ def test_a_mistake_is_named(acme: Onboarded, arguments: tuple[str, ...], message
     given = [str(call_id(acme)) if argument == "CALL" else argument for argument in arguments]
     with pytest.raises(CommandError, match=message):
         adjust(acme, *given)
+
+
+def test_every_command_of_the_page_on_corrections_is_understood() -> None:
+    lines = re.findall(r"^uv run manage\.py (\w+) ?(.*)$", (ROOT / "docs" / "corrections.md").read_text(), re.MULTILINE)
+    assert {name for name, _ in lines} == {"adjust", "rebuild_usage"}
+    for name, arguments in lines:
+        command = load_command_class(get_commands()[name], name)
+        command.create_parser("manage.py", name).parse_args(shlex.split(arguments))
 
 
 def test_an_unknown_tenant_is_named() -> None:

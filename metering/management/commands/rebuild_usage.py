@@ -41,7 +41,10 @@ class Command(BaseCommand):
         end = periods.hour_of(timezone.now()) + timedelta(hours=1)
         rows, totals = [], []
         for tenant in tenants:
-            found = rebuild.rebuild(tenant_id=tenant.id, start=start, end=end, apply=options["apply"])
+            try:
+                found = rebuild.rebuild(tenant_id=tenant.id, start=start, end=end, apply=options["apply"])
+            except rebuild.LogTooShort as error:  # its oldest day was dropped meanwhile
+                raise CommandError(f"{tenant.slug} is left as it is: {error} Run it again.") from error
             rows += [_row(tenant.slug, difference) for difference in found.hours]
             totals += [f"{tenant.slug} {total}" for total in found.totals]
         if options["json"]:
