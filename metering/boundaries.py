@@ -47,10 +47,8 @@ def learn(*, tenant_id: UUID, period: periods.Period, now: datetime) -> Moved:
     Learning what is known changes nothing. Raises BoundaryTooOld, and nothing has changed then.
     """
     with transaction.atomic():
-        allowance = Allowance.objects.select_for_update().get(
-            pk=tenant_id
-        )  # first: whoever opens a period waits for it
         rebuild.lock(tenant_id)
+        allowance = Allowance.objects.get(pk=tenant_id)
         before = _rows(tenant_id)
         if any((row.start, row.end) == (period.start, period.end) for row in before):
             return Moved(0, periods_changed=False)

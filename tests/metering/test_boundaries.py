@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import psycopg
 import pytest
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -366,7 +366,7 @@ def test_no_period_is_opened_over_one_that_is_being_learned(
     wanted = {"tenant": acme.tenant.id, "start": end, "end": end + timedelta(days=31), "at": NOW}
 
     def open_another() -> None:
-        with psycopg.connect(conninfo(), autocommit=True, application_name="opener") as other:
+        with psycopg.connect(conninfo(), autocommit=True) as other:
             other.execute(statement, wanted)
 
     with ThreadPoolExecutor(max_workers=1) as pool:
@@ -374,9 +374,7 @@ def test_no_period_is_opened_over_one_that_is_being_learned(
             begin = end + timedelta(hours=2)
             boundaries.learn(tenant_id=acme.tenant.id, period=Period(begin, begin + timedelta(days=31)), now=NOW)
             opening = pool.submit(open_another)
-            wait_until(
-                lambda: opening.done() or is_waiting(database, "opener"), what="the other's wait for this transaction"
-            )
+            wait_until(lambda: opening.done() or is_waiting(database), what="the other's wait for this transaction")
         if statement == OPENS[1]:
             with pytest.raises(psycopg.Error, match="has another period"):
                 opening.result()
@@ -385,6 +383,31 @@ def test_no_period_is_opened_over_one_that_is_being_learned(
     assert_right(acme)
 
 
-def is_waiting(database: psycopg.Connection[tuple[object, ...]], application: str) -> bool:
-    sql = "SELECT FROM pg_stat_activity WHERE application_name = %s AND wait_event_type = 'Lock'"
+def test_learning_takes_the_allowance_before_the_quotas_as_a_push_does(
+    make_tenant: MakeTenant, database: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    acme = make_tenant(now=NOW, anchor=NOW - timedelta(days=5))
+
+    def learn() -> None:
+        try:
+            boundaries.learn(tenant_id=acme.tenant.id, period=Period(NOW, NOW + timedelta(days=30)), now=NOW)
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        with transaction.atomic():
+            Allowance.objects.select_for_update().get(pk=acme.tenant.id)
+            learning = pool.submit(learn)
+            wait_until(lambda: is_waiting(database), what="the wait for the allowance")
+            rebuild.lock(acme.tenant.id)
+        learning.result()
+    assert rows(acme)[-1][0] == NOW
+
+
+def is_waiting(database: psycopg.Connection[tuple[object, ...]], application: str = "%") -> bool:
+    """Whether a statement of this application, or of any, waits for another's lock."""
+    sql = (
+        "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' "
+        "AND application_name LIKE %s"
+    )
     return database.execute(sql, [application]).fetchone() is not None
