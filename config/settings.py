@@ -178,7 +178,7 @@ METERING = {
     "LEASE_SHARE": 50,  # a grant takes at most one part in this many of what remains
     "IDLE_SECONDS": 1.0,  # unused units go back after this
     "REFUSAL_MEMORY_SECONDS": 0.1,  # a refusal is repeated from memory for at most this long
-    "FLUSH_SECONDS": 0.04,  # from the begin of a flush to the next: with the flush itself, a kill loses 50 ms at most
+    "FLUSH_SECONDS": 0.045,  # from the begin of a flush to the next: with the flush itself, a kill loses 50 ms at most
     "FLUSH_CALLS": 500,
     "BUFFER_CALLS": env.int("METERING_BUFFER_CALLS", 200_000),  # records kept while PostgreSQL is away
     "TENANTS_KEPT": env.int("METERING_TENANTS_KEPT", 10_000),  # whose leases and bounds a process keeps in memory

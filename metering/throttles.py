@@ -15,6 +15,8 @@ from tenants.problems import Problem
 
 from . import burst, calls
 
+PLAIN = (str, int)  # asked before Mapping, whose isinstance() is a dear question
+
 
 class TierThrottle(BaseThrottle):
     """Admits the call against the tenant's limits, or answers 429; the middleware records it.
@@ -60,7 +62,9 @@ class TierThrottle(BaseThrottle):
         if decides is not None:
             return decides(request)
         value = getattr(view, name, None)
-        if not isinstance(value, str | int) and isinstance(value, Mapping):  # the second question is a dear one
+        if value is None or type(value) in PLAIN:
+            return getattr(self, name) if value is None else value
+        if isinstance(value, Mapping):
             value = value.get(_action(view, request))
         return getattr(self, name) if value is None else value
 
