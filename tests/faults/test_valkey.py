@@ -80,7 +80,7 @@ def test_whatever_happens_to_valkey_calls_go_on_and_quotas_stay_exact(
             with fault(breakable):
                 assert is_open() == (fault is not emptied)
                 before = load.statuses.total()
-                wait_until(lambda: load.statuses.total() > before + limit // 4, seconds=120, what="calls meanwhile")
+                wait_until(lambda: load.statuses.total() > before + limit // 4, seconds=120, what="calls meanwhile")  # noqa: B023
             wait_until(lambda: load.is_exhausted, seconds=120, what="the limit")
     stop(product)
     for tenant_id, load in answered:
