@@ -2,7 +2,10 @@
 
 import io
 import json
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -159,48 +162,53 @@ def test_totals_without_a_single_call_go(make_tenant: MakeTenant, table: str) ->
     assert invariants.broken(tenant_id=globex.tenant.id) == {}
 
 
+@contextmanager
+def calling(tenant: Onboarded) -> Iterator[list[int]]:
+    """Calls are served and recorded all the while; afterwards the list says how many there were."""
+    served: list[int] = []
+    ended, caller = threading.Event(), caller_of(tenant.api_key)
+
+    def call() -> None:
+        while not ended.is_set():
+            served.append(attempt(caller, 50))
+
+    running = threading.Thread(target=call)
+    running.start()
+    wait_until(lambda: books(tenant.tenant.id).used, what="the first flush")
+    try:
+        yield served
+    finally:
+        ended.set()
+        running.join()
+        engine.stop()
+
+
 def test_nothing_differs_while_calls_are_recorded_and_nothing_is_lost(make_tenant: MakeTenant) -> None:
     globex = make_tenant("Globex", included=10**6, burst_per_second=10**6)
-    start, end = invariants.kept_since(), hour_of(timezone.now()) + timedelta(hours=2)
-    assert start is not None
-    compared = 0
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        calling = pool.submit(attempt, caller_of(globex.api_key), 3000, threads=3)
-        while not calling.done():
-            for apply in (False, True):
-                found = rebuilding.rebuild(tenant_id=globex.tenant.id, start=start, end=end, apply=apply)
-                assert not found, found
-                compared += 1
-        assert calling.result() == 3000
-    engine.stop()
-    assert compared > 1
+    with calling(globex) as served:
+        for apply in (False, True) * 10:
+            assert not compare(globex, apply=apply)
     books(globex.tenant.id).assert_balanced()
-    assert books(globex.tenant.id).used == 3000
+    assert books(globex.tenant.id).used == sum(served)
     assert invariants.broken(tenant_id=globex.tenant.id) == {}
 
 
 def test_hours_are_mended_while_calls_are_recorded_into_them(make_tenant: MakeTenant) -> None:
     """Each time exactly the damage is found: whatever a flush added meanwhile is neither a difference nor overwritten."""
     globex = make_tenant("Globex", included=10**6, burst_per_second=10**6)
+    with calling(globex) as served:
+        for _ in range(20):
+            change(globex, "UPDATE metering_usage_hour SET units = units + 100")
+            found = compare(globex, apply=True)
+            assert {one.stored.units - one.ledger.units for one in found.hours} == {100}
+    assert books(globex.tenant.id).used == sum(served)
+    assert invariants.broken(tenant_id=globex.tenant.id) == {}
+
+
+def compare(tenant: Onboarded, *, apply: bool) -> rebuilding.Found:
     start, end = invariants.kept_since(), hour_of(timezone.now()) + timedelta(hours=2)
     assert start is not None
-    mended = 0
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        calling = pool.submit(attempt, caller_of(globex.api_key), 3000, threads=3)
-        while not calling.done():
-            with connection.cursor() as cursor:
-                cursor.execute(
-                    "UPDATE metering_usage_hour SET units = units + 1 WHERE tenant_id = %s", [globex.tenant.id]
-                )
-                damaged = cursor.rowcount
-            found = rebuilding.rebuild(tenant_id=globex.tenant.id, start=start, end=end, apply=True)
-            assert sum(one.stored.units - one.ledger.units for one in found.hours) == damaged
-            mended += damaged
-        assert calling.result() == 3000
-    engine.stop()
-    assert mended > 1
-    assert books(globex.tenant.id).used == 3000
-    assert invariants.broken(tenant_id=globex.tenant.id) == {}
+    return rebuilding.rebuild(tenant_id=tenant.tenant.id, start=start, end=end, apply=apply)
 
 
 def test_a_flush_that_opens_a_period_waits_while_hours_are_made_anew(make_tenant: MakeTenant) -> None:
