@@ -38,7 +38,7 @@ pytestmark = [
 ]
 Test = Callable[[MakeTenant, Settings], None]
 QUICK = hypothesis_settings(
-    max_examples=40, deadline=None, stateful_step_count=40, suppress_health_check=list(HealthCheck), database=None,
+    max_examples=20, deadline=None, stateful_step_count=40, suppress_health_check=list(HealthCheck), database=None,
     phases=[Phase.generate],
 )  # fmt: skip
 
