@@ -1,5 +1,8 @@
 """A Celery task that meters: what a worker of an adopter does."""
 
+import os
+from pathlib import Path
+
 from celery import shared_task
 from django.utils import timezone
 
@@ -8,9 +11,11 @@ from tenants.keys import cache
 
 
 @shared_task(name="tests.faults.jobs.make_calls")
-def make_calls(key: str, count: int) -> int:
-    """So many metered calls are made in the worker, one after the other."""
+def make_calls(key: str, count: int, folder: str) -> None:
+    """So many metered calls are made in the worker, and their ids are lines of a file in the folder."""
     caller = cache.verify(key, now=timezone.now())
-    for _ in range(count):
-        calls.close_call(calls.open_call(caller=caller, capability="jobs"), status=200, latency_us=1)
-    return count
+    with (Path(folder) / f"{os.getpid()}.ids").open("a") as ids:
+        for _ in range(count):
+            call = calls.open_call(caller=caller, capability="jobs")
+            calls.close_call(call, status=200, latency_us=1)
+            ids.write(f"{call.id}\n")

@@ -8,24 +8,28 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from celery import Celery
 from django.utils import timezone
 
 from config.celery import app
 from metering.models import Call, UsageHour
 from tests.conftest import ROOT, MakeTenant, environment, wait_until
-from tests.metering.ledger import Books, books
+from tests.faults.conftest import Breakable, recorded, sound
+from tests.metering.ledger import books
 
 pytestmark = pytest.mark.usefixtures("committed")
-COMMAND = """
-import sys, django; django.setup()
+StartWorker = Callable[..., subprocess.Popen[bytes]]
+MAKE_CALLS = "tests.faults.jobs.make_calls"
+CALLS = """
 from tests.metering.test_limit_is_exact import attempt, caller_of
-print(attempt(caller_of(sys.argv[1]), int(sys.argv[2])))
+print(attempt(caller_of({key!r}), {count}))
 """  # ends without a word to the engine
 SKEWED = """
-import sys, time
+import time
 real = time.time
-time.time = lambda: real() + float(sys.argv[3])
-""" + COMMAND  # fmt: skip
+time.time = lambda: real() + {seconds}
+import django; django.setup()
+"""
 
 
 def env() -> dict[str, str]:
@@ -33,44 +37,75 @@ def env() -> dict[str, str]:
 
 
 @pytest.fixture
-def worker(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A real Celery worker with two forked children, on this test run's servers."""
-    command = [
-        sys.executable, "-m", "celery", "-A", "config.celery", "worker", "--concurrency", "2", "--pool", "prefork",
-        "--include", "tests.faults.jobs", "--queues", "faults", "--loglevel", "INFO", "--without-gossip", "--without-mingle",
-    ]  # fmt: skip
-    log = (tmp_path / "worker.log").open("wb")
-    process = subprocess.Popen(command, env=env(), cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
-    yield process
-    if process.poll() is None:
-        process.kill()
-    process.wait()
-    log.close()
+def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
+    """Start a real Celery worker with two forked children, each of which ends after two tasks."""
+    started = []
+
+    def start() -> subprocess.Popen[bytes]:
+        command = [
+            sys.executable, "-m", "celery", "-A", "config.celery", "worker", "--concurrency", "2", "--pool", "prefork",
+            "--max-tasks-per-child", "2", "--include", "tests.faults.jobs", "--queues", "faults", "--loglevel", "INFO",
+            "--without-gossip", "--without-mingle",
+        ]  # fmt: skip
+        with (tmp_path / "worker.log").open("wb") as log:
+            started.append(subprocess.Popen(command, env=env(), cwd=ROOT, stdout=log, stderr=subprocess.STDOUT))
+        return started[0]
+
+    yield start
+    for worker in started:
+        if worker.poll() is None:
+            worker.kill()
+        worker.wait()
+
+
+def made(folder: Path) -> set[str]:
+    """Ids of the calls that a worker's tasks made."""
+    return {call_id for file in folder.glob("*.ids") for call_id in file.read_text().split()}
 
 
 def test_a_celery_worker_flushes_at_its_warm_shutdown(
-    worker: subprocess.Popen[bytes], make_tenant: MakeTenant, settles: Callable[..., Books]
+    start_worker: StartWorker, make_tenant: MakeTenant, tmp_path: Path
 ) -> None:
+    """Also when a child is replaced after its last task: the calls of a moment ago are counted, the leases returned."""
     acme = make_tenant(plan="scale", included=10**6, burst_per_second=10**6)
-    for _ in range(8):
-        app.send_task("tests.faults.jobs.make_calls", (acme.api_key, 25), queue="faults")
+    worker = start_worker()
+    for _ in range(10):
+        app.send_task(MAKE_CALLS, (acme.api_key, 25, str(tmp_path)), queue="faults")
     wait_until(lambda: books(acme.tenant.id).used >= 100, seconds=60, what="the worker's calls")
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(timeout=60) == 0
-    kept = settles(acme.tenant.id)
-    assert kept.used % 25 == 0
-    assert kept.used == kept.logged["billable"]
-    assert kept.reserved == 0
+    kept = sound(acme.tenant.id)
+    assert recorded(acme.tenant.id) == made(tmp_path)
+    assert (kept.used, kept.reserved) == (len(made(tmp_path)), 0)
 
 
-def test_a_command_flushes_when_it_ends(make_tenant: MakeTenant) -> None:
+def test_a_celery_worker_resumes_when_valkey_is_back(
+    breakable: Breakable, start_worker: StartWorker, make_tenant: MakeTenant, tmp_path: Path
+) -> None:
+    acme = make_tenant(plan="scale", included=10**6, burst_per_second=10**6)
+    broker = Celery(broker=breakable.stack.urls.redis_url)
+    worker = start_worker()
+    broker.send_task(MAKE_CALLS, (acme.api_key, 5, str(tmp_path)), queue="faults")
+    wait_until(lambda: books(acme.tenant.id).used == 5, seconds=60, what="the worker's calls before")
+    with breakable.down(breakable.valkey, signal.SIGKILL):
+        pass
+    broker.close()
+    broker.send_task(MAKE_CALLS, (acme.api_key, 5, str(tmp_path)), queue="faults")
+    wait_until(lambda: books(acme.tenant.id).used == 10, seconds=60, what="its calls afterwards")
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(timeout=60) == 0
+    assert sound(acme.tenant.id).reserved == 0
+    assert recorded(acme.tenant.id) == made(tmp_path)
+    broker.close()
+
+
+@pytest.mark.parametrize("ending", ["", "raise SystemExit(3)", "1 / 0"])
+def test_a_command_flushes_when_it_ends(make_tenant: MakeTenant, ending: str) -> None:
     acme = make_tenant(included=500, burst_per_second=10**6)
-    done = subprocess.run(
-        [sys.executable, "-c", COMMAND, acme.api_key, "77"], env=env(), cwd=ROOT, capture_output=True, check=True
-    )
-    assert done.stdout.split() == [b"77"]
-    kept = books(acme.tenant.id)
-    kept.assert_balanced()
+    done = run(["manage.py", "shell", "--command", CALLS.format(key=acme.api_key, count=77) + ending])
+    assert (done.returncode == 0) == (ending == "")
+    assert done.stdout.split()[-1] == b"77"
+    kept = sound(acme.tenant.id)
     assert (kept.used, kept.reserved) == (77, 0)
 
 
@@ -78,12 +113,15 @@ def test_a_command_flushes_when_it_ends(make_tenant: MakeTenant) -> None:
 def test_a_wrong_wall_clock_puts_no_call_into_a_wrong_hour(make_tenant: MakeTenant, seconds: int) -> None:
     acme = make_tenant(included=500, burst_per_second=10**6)
     before = timezone.now()
-    arguments = [sys.executable, "-c", SKEWED, acme.api_key, "20", str(seconds)]
-    subprocess.run(arguments, env=env(), cwd=ROOT, capture_output=True, check=True)
-    kept = books(acme.tenant.id)
-    kept.assert_balanced()
-    assert kept.used == 20
+    done = run(["-c", SKEWED.format(seconds=seconds) + CALLS.format(key=acme.api_key, count=20)])
+    assert done.stdout.split() == [b"20"]
+    kept = sound(acme.tenant.id)
+    assert (kept.used, kept.reserved) == (20, 0)
     occurred = list(Call.objects.filter(tenant=acme.tenant).values_list("occurred_at", flat=True))
     leeway = timedelta(seconds=2)
     assert before - leeway <= min(occurred) <= max(occurred) <= timezone.now() + leeway
     assert UsageHour.objects.filter(tenant=acme.tenant).count() <= 2
+
+
+def run(arguments: list[str]) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([sys.executable, *arguments], env=env(), cwd=ROOT, capture_output=True, check=False)
