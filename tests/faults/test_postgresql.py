@@ -88,7 +88,7 @@ def test_a_grant_that_waits_for_a_lock_until_we_give_up_leaves_no_unit_behind(ma
         other.execute("SELECT FROM metering_quota WHERE tenant_id = %s FOR UPDATE", (acme.tenant.id,))
         with pytest.raises(calls.LimitUnavailable):
             calls.open_call(caller=caller, capability="storage")
-        meter.flush()  # also gives back the lease that may have been granted
+        wait_until(meter.flush, what="the return of the lease that may have been granted")
     wait_until(lambda: not is_asked(), what="the end of every question")
     engine.stop()
     kept = sound(acme.tenant.id)
