@@ -26,6 +26,7 @@ class Terms:
     anchor: datetime
     on_outage: OnOutage = OnOutage.CLOSED
     recording: Recording = Recording.BUFFERED
+    restriction: str = ""  # a Restriction: every call is refused for this reason
     period: periods.Period | None = None  # the running period where it is known; without it the anchor predicts it
 
 
@@ -53,6 +54,7 @@ def push(*, tenant_id: UUID, terms: Terms, now: datetime) -> Allowance:
                 "on_outage": terms.on_outage,
                 "recording": terms.recording,
                 "burst_per_second": terms.burst_per_second,
+                "restriction": terms.restriction,
                 "anchor": terms.anchor,
                 "changed_at": Now(),  # database time: the processes that hold leases look for it by that clock
             },

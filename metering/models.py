@@ -32,6 +32,10 @@ class Recording(models.TextChoices):
     DURABLE = "durable", _("Durable: committed before the answer is sent")
 
 
+class Restriction(models.TextChoices):
+    PAYMENT = "payment", _("Payment: an invoice is open beyond the grace days")
+
+
 class Allowance(models.Model):
     """What metering enforces for a tenant. Billing pushes it down; `label` is for people, nothing here knows plans."""
 
@@ -49,6 +53,10 @@ class Allowance(models.Model):
         max_length=16, choices=Recording.choices, default=Recording.BUFFERED, db_default=Recording.BUFFERED
     )
     burst_per_second = models.PositiveIntegerField(help_text=_("Calls per second."))
+    restriction = models.CharField(
+        max_length=16, choices=Restriction.choices, blank=True, db_default="",
+        help_text=_("Why every call is refused; empty: none is for this reason."),
+    )  # fmt: skip
     anchor = models.DateTimeField(help_text=_("Periods are this instant plus n months (UTC)."))
     changed_at = models.DateTimeField(default=timezone.now, db_index=True)
 
@@ -71,6 +79,10 @@ class Allowance(models.Model):
             models.CheckConstraint(
                 condition=models.Q(recording__in=Recording.values), name="allowance_recording_known"
             ),
+            models.CheckConstraint(
+                condition=models.Q(restriction="") | models.Q(restriction__in=Restriction.values),
+                name="allowance_restriction_known",
+            ),
         )
 
     def __str__(self) -> str:
@@ -79,6 +91,8 @@ class Allowance(models.Model):
     @property
     def admits(self) -> int | None:
         """Calls that are admitted in a period; None without a bound."""
+        if self.restriction:
+            return 0
         bounds = [self.hard_limit, self.included if self.policy != Policy.RATE else None]
         return min((bound for bound in bounds if bound is not None), default=None)
 

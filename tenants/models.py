@@ -165,3 +165,27 @@ class AuditEntry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.action} {self.subject}"
+
+
+class Notice(models.Model):
+    """A mail that is owed to a tenant's people: written with what it tells of, sent afterwards, once for each `key`."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="notices")
+    kind = models.CharField(max_length=60, help_text=_("For example payment.failed"))
+    key = models.CharField(max_length=120, help_text=_("What it is about, for example an invoice: told once."))
+    title = models.CharField(max_length=200)
+    text = models.TextField()
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    due_at = models.DateTimeField(default=timezone.now, help_text=_("Not sent before this instant (UTC)."))
+    attempts = models.PositiveIntegerField(default=0)
+    sent_at = models.DateTimeField(null=True, blank=True, editable=False)
+    error = models.CharField(max_length=300, blank=True)
+
+    class Meta:
+        ordering = ("-created_at",)
+        indexes = (models.Index(fields=("due_at",), condition=models.Q(sent_at=None), name="notice_to_send"),)
+        constraints = (models.UniqueConstraint(fields=("tenant", "kind", "key"), name="notice_once"),)
+
+    def __str__(self) -> str:
+        return self.title

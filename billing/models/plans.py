@@ -1,4 +1,4 @@
-"""What it costs: plans, their versions, and which version a tenant's account is on."""
+"""Plans: tiers as sold, and the terms of each version."""
 
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
@@ -51,6 +51,26 @@ class PlanVersion(models.Model):
         max_digits=24, decimal_places=12, default=0, validators=[MinValueValidator(0)],
         help_text=_("Price of one call beyond the included ones, in minor units (0.025 = $0.25 per 1,000)."),
     )  # fmt: skip
+    steps = models.JSONField(
+        default=list, blank=True,
+        help_text=_(
+            'Prices of calls beyond the included ones, by step; empty: all at the unit price. '
+            '[{"up_to": 1000000, "unit_price_minor": "0.02"}, {"up_to": null, "unit_price_minor": "0.01"}]: '
+            "up_to counts calls beyond the included ones, null is the last step."
+        ),
+    )  # fmt: skip
+    minimum_minor = models.BigIntegerField(
+        default=0, validators=[MinValueValidator(0)],
+        help_text=_("Minimum commitment of a period in minor units: fee and calls together cost at least this."),
+    )  # fmt: skip
+    currency_options = models.JSONField(
+        default=dict, blank=True,
+        help_text=_(
+            "The same terms in other currencies: "
+            '{"eur": {"fee_minor": 1800, "unit_price_minor": "0.023", "steps": [], "minimum_minor": 0}}.'
+        ),
+    )  # fmt: skip
+    trial_days = models.PositiveSmallIntegerField(default=0, help_text=_("Free days before the first fee; 0: none."))
     burst_per_second = models.PositiveIntegerField(validators=[MinValueValidator(1), MaxValueValidator(MAX_BURST)])
     max_projects = models.PositiveIntegerField(null=True, blank=True, help_text=_("Empty: unlimited."))
     support = models.CharField(max_length=60, help_text=_("For example: email support."))
@@ -66,6 +86,7 @@ class PlanVersion(models.Model):
             ),
             models.CheckConstraint(condition=models.Q(fee_minor__gte=0), name="planversion_fee_not_negative"),
             models.CheckConstraint(condition=models.Q(unit_price_minor__gte=0), name="planversion_price_not_negative"),
+            models.CheckConstraint(condition=models.Q(minimum_minor__gte=0), name="planversion_minimum_not_negative"),
             models.CheckConstraint(
                 condition=models.Q(included=None) | models.Q(included__gte=0, included__lte=MAX_CALLS),
                 name="planversion_included_in_range",
@@ -83,27 +104,3 @@ class PlanVersion(models.Model):
 
     def __str__(self) -> str:
         return f"{self.plan} v{self.number}" + (" (agreed)" if self.tenant_id else "")
-
-
-class Account(models.Model):
-    """Which terms a tenant is on, and from when its periods count. `accounts.py` pushes them down to metering."""
-
-    tenant = models.OneToOneField("tenants.Tenant", primary_key=True, on_delete=models.CASCADE, related_name="account")
-    plan_version = models.ForeignKey(PlanVersion, on_delete=models.PROTECT, related_name="accounts")
-    hard_limit = models.BigIntegerField(
-        null=True, blank=True, validators=[MinValueValidator(0), MaxValueValidator(MAX_CALLS)],
-        help_text=_("Calls per period that the customer will not exceed; empty: none."),
-    )  # fmt: skip
-    anchor = models.DateTimeField(help_text=_("Periods are this instant plus n months (UTC)."))
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
-
-    class Meta:
-        constraints = (
-            models.CheckConstraint(
-                condition=models.Q(hard_limit=None) | models.Q(hard_limit__gte=0, hard_limit__lte=MAX_CALLS),
-                name="account_hard_limit_in_range",
-            ),
-        )
-
-    def __str__(self) -> str:
-        return f"{self.tenant} on {self.plan_version}"

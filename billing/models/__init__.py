@@ -1,0 +1,10 @@
+"""What it costs and what Stripe knows: plans, accounts, changes of plan, and what came from and went to Stripe."""
+
+from .accounts import Account, PaymentState
+from .changes import Consent, PlanChange
+from .plans import Plan, PlanVersion
+from .stripe import StripeEvent, StripePrices, UsageReport
+
+__all__ = [
+    "Account", "Consent", "PaymentState", "Plan", "PlanChange", "PlanVersion", "StripeEvent", "StripePrices", "UsageReport",
+]  # fmt: skip
