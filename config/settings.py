@@ -94,6 +94,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "billing.context.stripe",
             ],
         },
     },
@@ -138,6 +139,35 @@ USE_TZ = True
 LANGUAGE_CODE = "en"
 USE_I18N = True
 
+# -- Stripe ------------------------------------------------------------------------------------------------------------
+STRIPE_REAL_API = "https://api.stripe.com"
+STRIPE_API_BASE = env.str("STRIPE_API_BASE", STRIPE_REAL_API).rstrip("/")  # any server that speaks Stripe's HTTP
+STRIPE_IS_REAL = STRIPE_API_BASE == STRIPE_REAL_API
+if not STRIPE_IS_REAL:
+    STRIPE_API_HOST = STRIPE_API_BASE  # dj-stripe's name for it
+    SILENCED_SYSTEM_CHECKS.append("djstripe.W002")  # our own check says where this is wrong
+STRIPE_API_VERSION = "2026-08-26.dahlia"
+STRIPE_LIVE_MODE = env.bool("STRIPE_LIVE_MODE", False)
+STRIPE_TEST_SECRET_KEY = env.str("STRIPE_TEST_SECRET_KEY", "")
+STRIPE_LIVE_SECRET_KEY = env.str("STRIPE_LIVE_SECRET_KEY", "")
+STRIPE_TIMEOUT_SECONDS = env.float("STRIPE_TIMEOUT_SECONDS", 10.0)
+# Signing secrets of the two webhook endpoints; during a rotation the old and the new one.
+STRIPE_WEBHOOK_SECRETS = env.list("STRIPE_WEBHOOK_SECRETS", default=[])
+STRIPE_THIN_WEBHOOK_SECRETS = env.list("STRIPE_THIN_WEBHOOK_SECRETS", default=[])
+BILLING = {
+    "METER_EVENT_NAME": env.str("STRIPE_METER_EVENT_NAME", "meterhouse_calls"),
+    "GRACE_DAYS": env.int("GRACE_DAYS", 7),  # from a failed payment until calls are refused
+    "UPGRADE_UNDO_MINUTES": env.int("UPGRADE_UNDO_MINUTES", 60),  # an announced automatic upgrade may be undone
+    "WEBHOOK_MAX_BYTES": 512 * 1024,
+    "WEBHOOK_TOLERANCE_SECONDS": 300,
+    "EVENT_ATTEMPTS": 12,
+}
+DJSTRIPE_FOREIGN_KEY_TO_FIELD = "id"
+DJSTRIPE_SUBSCRIBER_MODEL = "tenants.Tenant"
+DJSTRIPE_SUBSCRIBER_MODEL_REQUEST_CALLBACK = None
+DJSTRIPE_SUBSCRIBER_CUSTOMER_KEY = ""  # a foreign metadata value would otherwise break every webhook of that customer
+MIGRATION_MODULES = {"djstripe": "billing.djstripe_migrations"}  # one squashed migration: seconds instead of minutes
+
 # -- Static files and browser policy -----------------------------------------------------------------------------------
 STATIC_URL = "/static/"
 STATICFILES_DIRS = [BASE_DIR / "static"]
@@ -148,17 +178,27 @@ if not WHITENOISE_USE_FINDERS:
         "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
         "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
     }
+# Browsers ask the policy again when a form's answer redirects: subscribing and cards lead to Stripe's pages.
+STRIPE_PAGES = ["https://checkout.stripe.com", "https://billing.stripe.com", "https://invoice.stripe.com"]
+if not STRIPE_IS_REAL:
+    STRIPE_PAGES = [STRIPE_API_BASE]
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
         "default-src": ["'self'"],
         "object-src": ["'none'"],
         "base-uri": ["'none'"],
-        "form-action": ["'self'"],
+        "form-action": ["'self'", *STRIPE_PAGES],
         "frame-ancestors": ["'none'"],
         "img-src": ["'self'", "data:"],
     },
 }
 SECURE_REFERRER_POLICY = "same-origin"
+
+# -- Mail ------------------------------------------------------------------------------------------------------------
+EMAIL_CONFIG = env.email_url("EMAIL_URL", default="consolemail://")  # smtp+tls://user:password@host:587
+vars().update(EMAIL_CONFIG)
+DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", "Meterhouse <billing@localhost>")
+EMAIL_TIMEOUT = 10
 
 # -- API -------------------------------------------------------------------------------------------------------------
 REST_FRAMEWORK = {
@@ -204,17 +244,6 @@ CELERY_TASK_TIME_LIMIT = 300
 CELERY_TIMEZONE = "UTC"
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
-
-# -- Stripe: keys come with billing's part one; nothing contacts Stripe yet ----------------------------------------------
-STRIPE_API_VERSION = "2026-08-26.dahlia"
-STRIPE_LIVE_MODE = env.bool("STRIPE_LIVE_MODE", False)
-STRIPE_TEST_SECRET_KEY = env.str("STRIPE_TEST_SECRET_KEY", "")
-STRIPE_LIVE_SECRET_KEY = env.str("STRIPE_LIVE_SECRET_KEY", "")
-DJSTRIPE_FOREIGN_KEY_TO_FIELD = "id"
-DJSTRIPE_SUBSCRIBER_MODEL = "tenants.Tenant"
-DJSTRIPE_SUBSCRIBER_MODEL_REQUEST_CALLBACK = None
-DJSTRIPE_SUBSCRIBER_CUSTOMER_KEY = ""  # a foreign metadata value would otherwise break every webhook of that customer
-MIGRATION_MODULES = {"djstripe": "billing.djstripe_migrations"}  # one squashed migration: seconds instead of minutes
 
 # -- Logs ------------------------------------------------------------------------------------------------------------
 LOGGING = {
