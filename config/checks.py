@@ -1,6 +1,7 @@
 """Start-up checks: each names a missing or unsafe value and its mend. Run by every command and by `config/wsgi.py`."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -8,6 +9,8 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004 -- Django's own name
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+STRIPE_KEY = re.compile(r"(sk|rk)_(test|live)_[A-Za-z0-9]{24,}")  # dj-stripe accepts no other form
+STRIPE_WEBHOOK_SECRET = re.compile(r"whsec_\S{8,}")
 SECRET_LENGTH = 32
 
 
@@ -122,3 +125,52 @@ def metering_values_make_sense(**_: Any) -> list[CheckMessage]:
         hint = "Choose at least 1; 35 keeps a whole period, so that its boundaries can be drawn anew and its calls corrected."
         found.append(Error(f"CALL_LOG_DAYS is {settings.CALL_LOG_DAYS}.", hint=hint, id="meterhouse.E010"))
     return found
+
+
+@register("meterhouse")
+def stripe_is_safe(**_: Any) -> list[CheckMessage]:
+    """No invented money in production, no real money by accident, and webhooks that can be verified."""
+    return [*_stripe_server(), *_stripe_keys(), *_stripe_webhooks()]
+
+
+def _stripe_server() -> Iterator[CheckMessage]:
+    if settings.STRIPE_IS_REAL:
+        return
+    url = urlsplit(settings.STRIPE_API_BASE)
+    if url.scheme not in {"http", "https"} or not url.hostname:
+        hint = f"Leave it away for Stripe itself ({settings.STRIPE_REAL_API})."
+        yield Error(
+            f"STRIPE_API_BASE is not an address: {settings.STRIPE_API_BASE!r}.", hint=hint, id="meterhouse.E011"
+        )
+    elif urlsplit(settings.PUBLIC_URL).hostname not in LOOPBACK:
+        hint = "Remove STRIPE_API_BASE in production: what another server calls paid is not paid."
+        yield Error(
+            "STRIPE_API_BASE is not Stripe, and PUBLIC_URL is not this machine.", hint=hint, id="meterhouse.E012"
+        )
+
+
+def _stripe_keys() -> Iterator[CheckMessage]:
+    for name, mode in (("STRIPE_TEST_SECRET_KEY", "test"), ("STRIPE_LIVE_SECRET_KEY", "live")):
+        value = getattr(settings, name)
+        if value and not ((form := STRIPE_KEY.fullmatch(value)) and form[2] == mode):
+            hint = f"It begins with sk_{mode}_ or rk_{mode}_; copy it again from Stripe's dashboard."
+            yield Error(f"{name} is not a secret key of {mode} mode.", hint=hint, id="meterhouse.E013")
+    if settings.STRIPE_LIVE_MODE and not settings.STRIPE_LIVE_SECRET_KEY:
+        hint = "Set STRIPE_LIVE_SECRET_KEY, or STRIPE_LIVE_MODE=false."
+        yield Error("STRIPE_LIVE_MODE is on without a live key.", hint=hint, id="meterhouse.E014")
+    if settings.STRIPE_LIVE_MODE and not settings.STRIPE_IS_REAL:
+        hint = "Set STRIPE_LIVE_MODE=false, or remove STRIPE_API_BASE."
+        yield Error("STRIPE_LIVE_MODE is on and STRIPE_API_BASE is not Stripe.", hint=hint, id="meterhouse.E014")
+
+
+def _stripe_webhooks() -> Iterator[CheckMessage]:
+    if not (settings.STRIPE_TEST_SECRET_KEY or settings.STRIPE_LIVE_SECRET_KEY):
+        return
+    for name in ("STRIPE_WEBHOOK_SECRETS", "STRIPE_THIN_WEBHOOK_SECRETS"):
+        values = getattr(settings, name)
+        if not values:
+            hint = "Set it to the endpoint's signing secret (whsec_...): docs/stripe.md says where it stands."
+            yield Warning(f"{name} is not set: its events are refused.", hint=hint, id="meterhouse.W003")
+        elif not all(STRIPE_WEBHOOK_SECRET.fullmatch(value) for value in values):
+            hint = "Each begins with whsec_; two are divided by a comma."
+            yield Error(f"{name} is not a signing secret.", hint=hint, id="meterhouse.E015")

@@ -36,6 +36,11 @@ def test_good_settings_pass() -> None:
     ("changes", "message"),
     [
         ({"SECRET_KEY": ""}, "SECRET_KEY is not set"),
+        ({"STRIPE_API_BASE": "nonsense"}, "STRIPE_API_BASE is not an address"),
+        ({"STRIPE_API_BASE": "http://127.0.0.1:1", "PUBLIC_URL": "https://billing.example.com"}, "is not Stripe"),
+        ({"STRIPE_TEST_SECRET_KEY": f"sk_live_{'a' * 24}"}, "not a secret key of test mode"),
+        ({"STRIPE_LIVE_MODE": "true"}, "without a live key"),
+        ({"STRIPE_TEST_SECRET_KEY": f"sk_test_{'a' * 24}", "STRIPE_WEBHOOK_SECRETS": "x"}, "not a signing secret"),
         ({"SECRET_KEY": "short"}, "SECRET_KEY is too weak"),
         ({"API_KEY_SECRET": ""}, "API_KEY_SECRET is not set"),
         ({"DATABASE_URL": ""}, "DATABASE_URL is not set"),
