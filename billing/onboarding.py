@@ -4,18 +4,23 @@ import secrets
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 
 from tenants import directory, keys
 from tenants.models import ApiKey, Role, Tenant, User
 
 from . import accounts
+from .errors import BillingError
 from .models import Account
+
+
+class EmailTaken(BillingError):
+    """Somebody signs in with this e-mail address already."""
 
 
 @dataclass(frozen=True, slots=True)
 class Onboarded:
-    """What the customer needs to begin. `password` is None for a person who had one already."""
+    """What the customer needs to begin. `password` is None for a person who had one already, or chose it."""
 
     tenant: Tenant
     account: Account
@@ -37,11 +42,15 @@ def onboard(
     agreed: accounts.Agreed = accounts.Agreed(),  # noqa: B008 -- frozen
     hard_limit: int | None = None,
     project_name: str = "Default",
+    password: str | None = None,
 ) -> Onboarded:
-    """The tenant exists, its owner can sign in and its key works. Raises UnknownPlan, SlugTaken or ValidationError."""
+    """The tenant exists, its owner can sign in and its key works. Raises UnknownPlan, SlugTaken or ValidationError.
+
+    A person who chose a `password` signs up: their address must be new (EmailTaken), or strangers could come in as its owner.
+    """
     with transaction.atomic():
         tenant = directory.open_tenant(name=name, email=email, actor=actor, slug=slug)
-        user, password = _owner(email)
+        user, drawn = _owner(email) if password is None else (_new_owner(email, password), None)
         directory.add_member(tenant=tenant, user=user, role=Role.OWNER, actor=actor)
         account = accounts.open_account(
             tenant=tenant,
@@ -54,7 +63,7 @@ def onboard(
         )
         project = directory.add_project(tenant=tenant, name=project_name, actor=actor)
         key, api_key = keys.issue(project=project, name="First key", actor=actor, created_by=user)
-    return Onboarded(tenant, account, user, password, key, api_key)
+    return Onboarded(tenant, account, user, drawn, key, api_key)
 
 
 def _owner(email: str) -> tuple[User, str | None]:
@@ -63,3 +72,11 @@ def _owner(email: str) -> tuple[User, str | None]:
         return user, None
     password = secrets.token_urlsafe(12)
     return User.objects.create_user(email, password), password
+
+
+def _new_owner(email: str, password: str) -> User:
+    try:
+        with transaction.atomic():
+            return User.objects.create_user(email, password)
+    except IntegrityError:
+        raise EmailTaken("This e-mail address is in use.") from None
