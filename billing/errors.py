@@ -13,6 +13,10 @@ class StripeUnavailable(StripeError):
     """No answer that can be relied on: it is unknown whether it happened. Ask again with the same idempotency key."""
 
 
+class SavedFailure(StripeUnavailable):
+    """Stripe repeats a failure that it keeps under the idempotency key: look whether it happened, then use a new key."""
+
+
 class StripeNotConfigured(StripeError):
     """There is no usable key, or Stripe does not accept it."""
 
