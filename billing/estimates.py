@@ -88,17 +88,18 @@ def statement(*, account: Account, now: datetime) -> Statement:
         now=now,
         capabilities=found,
         total=total,
-        invoice=pricing.invoice(terms=terms, quantity=total.counts.units),
+        invoice=pricing.invoice(terms=terms, quantity=total.counts.units, cap_minor=account.hard_limit_minor),
         projection=ahead,
-        projected=None if ahead is None else _priced(terms, ahead),
+        projected=None if ahead is None else _priced(terms, ahead, account.hard_limit_minor),
     )
 
 
 def _priced(
-    terms: pricing.Terms, ahead: projection.Projection
+    terms: pricing.Terms, ahead: projection.Projection, cap_minor: int | None
 ) -> tuple[pricing.Invoice, pricing.Invoice, pricing.Invoice]:
     low, likely, high = (
-        pricing.invoice(terms=terms, quantity=units) for units in (ahead.low, ahead.likely, ahead.high)
+        pricing.invoice(terms=terms, quantity=units, cap_minor=cap_minor)
+        for units in (ahead.low, ahead.likely, ahead.high)
     )
     return low, likely, high
 
@@ -126,7 +127,10 @@ class Month:
 
 
 def months(*, account: Account, now: datetime, count: int = 13) -> list[Month]:
-    """The last `count` billing periods, oldest first, the running one last; priced under the present version."""
+    """The last `count` billing periods, oldest first, the running one last; priced under the present version.
+
+    The hard limit in money holds for the running period: what was agreed in earlier ones their invoices say.
+    """
     allowance = Allowance.objects.get(pk=account.tenant_id)
     wanted = usage.last_periods(allowance=allowance, now=now, count=count)
     current = wanted[-1]
@@ -140,5 +144,7 @@ def months(*, account: Account, now: datetime, count: int = 13) -> list[Month]:
             account.tenant_id, periods.hour_of(period.start), min(period.start + reached, period.end), period.start
         )
         same_day = total if period == current else sum((counts for _, _, counts in usage.daily(scope)), usage.Counts())
-        result.append(Month(period, found[period], total, same_day, pricing.invoice(terms=terms, quantity=total.units)))
+        cap_minor = account.hard_limit_minor if period == current else None
+        invoice = pricing.invoice(terms=terms, quantity=total.units, cap_minor=cap_minor)
+        result.append(Month(period, found[period], total, same_day, invoice))
     return result

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from django.db import connection
 
-from . import histogram, periods
+from . import histogram, invariants, periods
 from .models import Allowance, Outcome
 
 RANKS = (50, 95, 99)
@@ -258,6 +258,70 @@ def by_period(*, tenant_id: UUID, wanted: Sequence[periods.Period]) -> dict[peri
         for start, capability, *numbers in cursor.fetchall():
             found[starts[start]][capability] = Counts(*map(int, numbers))
     return found
+
+
+class CutHourForgotten(Exception):
+    """An instant lies inside an hour of which the call log no longer keeps every call."""
+
+
+# Whole hours from the rollup, what is cut of an hour from the ledger. The rollup has a row for each period of an hour, so where the
+# period itself begins or ends no hour is cut.
+UNITS_BETWEEN = """
+WITH stretch AS (
+    SELECT CASE WHEN %(end)s >= (SELECT period_end FROM metering_quota WHERE tenant_id = %(tenant)s AND period_start = %(period)s)
+                THEN %(whole_end)s ELSE %(cut_end)s END AS until
+)
+SELECT until, (
+    SELECT coalesce(sum(units), 0) FROM metering_usage_hour
+    WHERE tenant_id = %(tenant)s AND period_start = %(period)s AND hour >= %(from)s AND hour < until
+), (
+    SELECT coalesce(sum(units), 0) FROM (
+        SELECT occurred_at, units FROM metering_call
+        WHERE tenant_id = %(tenant)s AND period_start = %(period)s AND occurred_at >= %(start)s AND occurred_at < %(end)s
+            AND (occurred_at < %(from)s OR occurred_at >= %(cut_end)s)
+        UNION ALL
+        SELECT occurred_at, units FROM metering_adjustment
+        WHERE tenant_id = %(tenant)s AND period_start = %(period)s AND occurred_at >= %(start)s AND occurred_at < %(end)s
+    ) AS ledger WHERE occurred_at < %(from)s OR occurred_at >= greatest(%(from)s, until)
+) FROM stretch
+"""
+COUNTED = (
+    "SELECT EXISTS (SELECT FROM metering_usage_hour WHERE tenant_id = %s AND period_start = %s AND hour = ANY(%s))"
+)
+
+
+def units_between(*, tenant_id: UUID, period_start: datetime, start: datetime, end: datetime) -> int:
+    """Units that are billed of this period's calls in [start, end), corrections among them; exact for any instants.
+
+    Raises CutHourForgotten where an hour that is cut was used and is no longer in the call log.
+    """
+    if start >= end:
+        return 0
+    hours = {
+        "from": periods.hour_of(start) if start <= period_start else periods.hour_from(start),
+        "cut_end": periods.hour_of(end), "whole_end": periods.hour_from(end),
+    }  # fmt: skip
+    with connection.cursor() as cursor:
+        cursor.execute(
+            UNITS_BETWEEN, {"tenant": tenant_id, "period": period_start, "start": start, "end": end, **hours}
+        )
+        row: Any = cursor.fetchone()
+        until, in_hours, in_ledger = row
+    cut = {periods.hour_of(start)} if start < hours["from"] else set()
+    _check_log(tenant_id, period_start, cut | ({periods.hour_of(end)} if until < end else set()))
+    return int(in_hours + in_ledger)
+
+
+def _check_log(tenant_id: UUID, period_start: datetime, cut: set[datetime]) -> None:
+    """Raises CutHourForgotten."""
+    kept = invariants.kept_since() if cut else None
+    forgotten = sorted(hour for hour in cut if kept is None or hour < kept)
+    if not forgotten:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(COUNTED, [tenant_id, period_start, forgotten])
+        if cursor.fetchone() == (True,):
+            raise CutHourForgotten(f"{forgotten[0]:%Y-%m-%d %H}h (UTC) is no longer in the call log. Use a whole hour.")
 
 
 @dataclass(slots=True)
