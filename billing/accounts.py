@@ -1,27 +1,36 @@
 """Accounts: which terms a tenant is on, and what follows from them for metering and tenants."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 from django.db import transaction
 from django.db.models import Max
 
 from metering import allowances
-from metering.models import Policy
+from metering.models import MAX_CALLS, Policy, Restriction
+from metering.periods import Period
 from tenants import audit
 from tenants.models import Tenant
 
 from . import pricing
-from .models import Account, Plan, PlanVersion
+from .errors import BillingError
+from .models import Account, Consent, PaymentState, Plan, PlanVersion
 
-
-class BillingError(Exception):
-    """Base of this app's errors."""
+HAS_NO_PRICE = "This plan has no price for calls beyond the included ones."
 
 
 class NotOffered(BillingError):
-    """The version was agreed with another tenant."""
+    """The version is not for this tenant, or not for sale."""
+
+
+class PaysByStripe(BillingError):
+    """The plan follows the subscription at Stripe, and is changed there."""
+
+
+class NotRated(BillingError):
+    """The plan has no price per call, so nothing can be rated or limited in money."""
 
 
 class UnknownPlan(BillingError):
@@ -44,10 +53,14 @@ class Agreed:
     unit_price_minor: Decimal | _Unchanged = UNCHANGED
     sla: str | _Unchanged = UNCHANGED
     support: str | _Unchanged = UNCHANGED
+    hard_limit: int | _Unchanged | None = UNCHANGED
+    steps: list[dict[str, Any]] | _Unchanged = UNCHANGED
+    minimum_minor: int | _Unchanged = UNCHANGED
+    max_projects: int | _Unchanged | None = UNCHANGED
+    currency: str | _Unchanged = UNCHANGED
 
     def changes(self, version: PlanVersion) -> dict[str, object]:
-        names = ("included", "policy", "burst_per_second", "fee_minor", "unit_price_minor", "sla", "support")
-        wanted = {name: getattr(self, name) for name in names}
+        wanted = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
             name: value
             for name, value in wanted.items()
@@ -82,6 +95,8 @@ def agreed_version(*, tenant: Tenant, version: PlanVersion, agreed: Agreed) -> P
         hard_limit=version.hard_limit,
         policy=version.policy,
         unit_price_minor=version.unit_price_minor,
+        steps=version.steps,
+        minimum_minor=version.minimum_minor,
         burst_per_second=version.burst_per_second,
         max_projects=version.max_projects,
         support=version.support,
@@ -110,27 +125,36 @@ def open_account(
         account = Account(
             tenant=tenant,
             plan_version=version,
+            currency=version.currency,
             hard_limit=hard_limit,
             anchor=(anchor or now.replace(hour=0, minute=0, second=0)).replace(microsecond=0),
         )
         account.full_clean()
         account.save(force_insert=True)
         audit.record(tenant=tenant, actor=actor, action="account.opened", subject=str(version), hard_limit=hard_limit)
-        sync(account=account, now=now)
+        push(account=account, now=now)
     return account
 
 
 def change_plan(*, account: Account, version: PlanVersion, actor: str, now: datetime, reason: str = "") -> None:
     """The tenant is on this version; what it used in the running period stays used. An operator says the reason.
 
-    Raises NotOffered for a version that was agreed with another tenant.
+    Raises NotOffered for a version that was agreed with another tenant, PaysByStripe for an account with a subscription.
     """
     if version.tenant_id not in {None, account.tenant_id}:
         raise NotOffered(f"{version} was agreed with another tenant.")
     with transaction.atomic():
+        account = _locked(account)
+        if account.state != PaymentState.NONE:
+            raise PaysByStripe(
+                f"{account.tenant} pays by subscription {account.subscription_id}: change the plan on its plan page, "
+                "or cancel the subscription first."
+            )
         before = str(account.plan_version)
         account.plan_version = version
-        account.save(update_fields=["plan_version"])
+        if not is_sold_in(version, account.currency):
+            account.currency = version.currency
+        account.save(update_fields=["plan_version", "currency"])
         audit.record(
             tenant=account.tenant,
             actor=actor,
@@ -139,56 +163,152 @@ def change_plan(*, account: Account, version: PlanVersion, actor: str, now: date
             before=before,
             **_reason(reason),
         )
-        sync(account=account, now=now)
+        push(account=account, now=now)
 
 
-def set_hard_limit(*, account: Account, hard_limit: int | None, actor: str, now: datetime, reason: str = "") -> None:
-    """The customer's own hard limit in calls per period is this (None: none) and is enforced within a second."""
+def set_policy(*, account: Account, policy: Policy | None, actor: str, now: datetime) -> None:
+    """Calls beyond the included ones are treated so (None: as the plan says), and it is enforced within a second.
+
+    Raises NotRated for `rate` on a plan without a price per call.
+    """
+    if policy == Policy.RATE and not is_rated(account.plan_version):
+        raise NotRated(HAS_NO_PRICE)
     with transaction.atomic():
-        before, account.hard_limit = account.hard_limit, hard_limit
+        account = _locked(account)
+        before, account.policy = account.policy, policy or ""
         account.full_clean()
-        account.save(update_fields=["hard_limit"])
+        account.save(update_fields=["policy"])
+        audit.record(tenant=account.tenant, actor=actor, action="policy.set", subject=str(policy or ""), before=before)
+        push(account=account, now=now)
+
+
+def set_hard_limit(
+    *,
+    account: Account,
+    hard_limit: int | None,
+    actor: str,
+    now: datetime,
+    hard_limit_minor: int | Agreed._Unchanged | None = Agreed.UNCHANGED,
+    reason: str = "",
+) -> None:
+    """The customer's own hard limits per period are these calls and this money (None: none), enforced within a second.
+
+    Raises NotRated for money on a plan without a price per call.
+    """
+    with transaction.atomic():
+        account = _locked(account)
+        if isinstance(hard_limit_minor, Agreed._Unchanged):
+            hard_limit_minor = account.hard_limit_minor
+        elif hard_limit_minor is not None and not is_rated(account.plan_version):
+            raise NotRated(HAS_NO_PRICE)
+        before = {"before": account.hard_limit, "before_minor": account.hard_limit_minor}
+        account.hard_limit, account.hard_limit_minor = hard_limit, hard_limit_minor
+        account.full_clean()
+        account.save(update_fields=["hard_limit", "hard_limit_minor"])
         audit.record(
             tenant=account.tenant,
             actor=actor,
             action="hard_limit.set",
             subject=str(hard_limit),
-            before=before,
+            minor=hard_limit_minor,
+            **before,
             **_reason(reason),
         )
-        sync(account=account, now=now)
+        push(account=account, now=now)
 
 
 def _reason(reason: str) -> dict[str, str]:
     return {"reason": reason} if reason else {}
 
 
-def sync(*, account: Account, now: datetime) -> None:
-    """Metering enforces, and tenants allows, exactly what the account's version and hard limit say."""
+def _locked(account: Account) -> Account:
+    """The account's row as it is now, held until the transaction ends; the given object shows the same."""
+    Account.objects.select_for_update().get(pk=account.pk)
+    account.refresh_from_db()
+    return account
+
+
+def is_rated(version: PlanVersion) -> bool:
+    """Whether calls beyond the included ones have a price."""
+    if version.included is None or version.policy == Policy.BLOCK:
+        return False
+    return version.policy == Policy.RATE or bool(version.unit_price_minor or version.steps)
+
+
+def active_consent(account: Account) -> Consent | None:
+    """The customer's consent to move on from the version that the account is on."""
+    return Consent.objects.filter(account_id=account.pk, ended_at=None, from_version=account.plan_version_id).first()
+
+
+def effective_policy(account: Account) -> Policy:
+    """What happens to calls beyond the included ones. With consent to an automatic upgrade they are served."""
+    if active_consent(account) is not None:
+        return Policy.RATE
+    chosen = Policy(account.policy or account.plan_version.policy)
+    if chosen == Policy.RATE and not is_rated(account.plan_version) and account.plan_version.policy != Policy.RATE:
+        return Policy(account.plan_version.policy)
+    return chosen
+
+
+def hard_limit_of(account: Account) -> int | None:
+    """The most calls of a period: agreed, the customer's own in calls or money, or the bridge of a consent."""
     version = account.plan_version
-    limits = [limit for limit in (account.hard_limit, version.hard_limit) if limit is not None]
+    limits = [account.hard_limit, version.hard_limit]
+    if account.hard_limit_minor is not None:
+        limits.append(pricing.most_calls(pricing_terms(version, account.currency), account.hard_limit_minor))
+    consent = active_consent(account)
+    if consent is not None and version.included is not None and not is_rated(version):
+        limits.append(version.included + consent.bridge_calls)
+    return min((min(limit, MAX_CALLS) for limit in limits if limit is not None), default=None)
+
+
+def push(*, account: Account, now: datetime, period: Period | None = None) -> None:
+    """Metering enforces, and tenants allows, exactly what the account's version, policy, limits and payments say.
+
+    `period` is the running one where Stripe has said it; by default the account's, as long as it runs.
+    """
+    version = account.plan_version
+    if period is None and account.period_start and account.period_end:
+        known = Period(account.period_start, account.period_end)
+        period = known if now in known else None  # one that is over predicts nothing; the anchor does
     with transaction.atomic():
         allowances.push(
             tenant_id=account.tenant_id,
             terms=allowances.Terms(
                 label=version.plan.name,
                 included=version.included,
-                hard_limit=min(limits, default=None),
-                policy=Policy(version.policy),
+                hard_limit=hard_limit_of(account),
+                policy=effective_policy(account),
                 burst_per_second=version.burst_per_second,
                 anchor=account.anchor,
+                restriction=Restriction.PAYMENT.value if account.state == PaymentState.RESTRICTED else "",
+                period=period,
             ),
             now=now,
         )
         Tenant.objects.filter(pk=account.tenant_id).update(max_projects=version.max_projects)
 
 
-def pricing_terms(version: PlanVersion) -> pricing.Terms:
-    """The priced part of a version."""
+def is_sold_in(version: PlanVersion, currency: str) -> bool:
+    return currency == version.currency or currency in version.currency_options
+
+
+def pricing_terms(version: PlanVersion, currency: str | None = None) -> pricing.Terms:
+    """The priced part of a version, in its own currency or another that it is sold in; raises NotOffered."""
+    currency = currency or version.currency
+    if not is_sold_in(version, currency):
+        raise NotOffered(f"{version} is not sold in {currency.upper()}.")
+    own = {
+        "fee_minor": version.fee_minor, "unit_price_minor": version.unit_price_minor, "steps": version.steps,
+        "minimum_minor": version.minimum_minor,
+    }  # fmt: skip
+    priced = own if currency == version.currency else {**own, "steps": [], **version.currency_options[currency]}
     return pricing.Terms(
-        currency=version.currency,
-        fee_minor=version.fee_minor,
+        currency=currency,
+        fee_minor=priced["fee_minor"],
         included=version.included,
-        unit_price_minor=version.unit_price_minor,
-        prices_overage=version.policy == Policy.RATE,
+        unit_price_minor=Decimal(str(priced["unit_price_minor"])),
+        prices_overage=is_rated(version),
+        steps=pricing.steps_from(priced["steps"] or []),
+        minimum_minor=priced["minimum_minor"] or 0,
     )

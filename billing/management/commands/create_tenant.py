@@ -12,6 +12,7 @@ from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
 from billing import accounts, onboarding
+from billing.errors import BillingError
 from metering.models import MAX_BURST, MAX_CALLS, Policy
 from tenants.directory import TenantsError
 
@@ -83,7 +84,7 @@ class Command(BaseCommand):
                 ),
                 hard_limit=options["hard_limit"],
             )
-        except (accounts.BillingError, TenantsError) as error:
+        except (BillingError, TenantsError) as error:
             raise CommandError(str(error)) from error
         except ValidationError as error:
             raise CommandError("; ".join(error.messages)) from error
