@@ -235,6 +235,13 @@ def is_rated(version: PlanVersion) -> bool:
     return version.policy == Policy.RATE or bool(version.unit_price_minor or version.steps)
 
 
+def is_sold(version: PlanVersion) -> bool:
+    """Whether the version is bought through Stripe: it costs something, and its terms are those of one tenant or of all."""
+    if version.plan.is_custom and version.tenant_id is None:
+        return False
+    return bool(version.fee_minor) or is_rated(version)
+
+
 def active_consent(account: Account) -> Consent | None:
     """The customer's consent to move on from the version that the account is on."""
     return Consent.objects.filter(account_id=account.pk, ended_at=None, from_version=account.plan_version_id).first()
@@ -265,12 +272,13 @@ def hard_limit_of(account: Account) -> int | None:
 def push(*, account: Account, now: datetime, period: Period | None = None) -> None:
     """Metering enforces, and tenants allows, exactly what the account's version, policy, limits and payments say.
 
-    `period` is the running one where Stripe has said it; by default the account's, as long as it runs.
+    `period` is the running one where Stripe has said it; by default the account's, until it is over. It may begin a moment
+    from now, by Stripe's clock.
     """
     version = account.plan_version
     if period is None and account.period_start and account.period_end:
         known = Period(account.period_start, account.period_end)
-        period = known if now in known else None  # one that is over predicts nothing; the anchor does
+        period = known if now < known.end else None  # one that is over predicts nothing; the anchor does
     with transaction.atomic():
         allowances.push(
             tenant_id=account.tenant_id,
