@@ -50,13 +50,14 @@ def begin(
     _refuse_second(account)
     urls = Urls(success_url, cancel_url)
     customer_id = _customer(account)
+    page_for = partial(_page, account=account, prices=prices, currency=currency, urls=urls, now=now)
     try:
-        page = _page(account, customer_id, prices, currency, urls, now)
+        page = page_for(customer_id=customer_id)
     except NoSuchObject as error:
         if customer_id not in str(error):
             raise
         customer_id = _customer(account, instead_of=customer_id)  # it was deleted at Stripe
-        page = _page(account, customer_id, prices, currency, urls, now)
+        page = page_for(customer_id=customer_id)
     audit.record(
         tenant=account.tenant,
         actor=actor,
@@ -77,7 +78,7 @@ class Urls:
 
 
 def _page(
-    account: Account, customer_id: str, prices: StripePrices, currency: str, urls: Urls, now: datetime
+    *, account: Account, customer_id: str, prices: StripePrices, currency: str, urls: Urls, now: datetime
 ) -> Checkout:
     """An open page for these prices, the only one that takes payment."""
     past = stripe_api.subscriptions_of(customer_id)

@@ -552,12 +552,19 @@ def find_prices(*, lookup_keys: Sequence[str], currencies: Sequence[str]) -> dic
     return found
 
 
-def create_price(*, price: Price, currency: str, key: str) -> Price:
-    """The price exists; `price.id` is ignored. All its currencies are made with it."""
+def is_subscribed_to(price_id: str) -> bool:
+    """Whether any subscription that is not over is on the price."""
+    with _asking():
+        return bool(_client().v1.subscriptions.list({"price": price_id, "limit": 1}).data)
+
+
+def create_price(*, price: Price, currency: str, replaces: bool, key: str) -> Price:
+    """The price exists; `price.id` is ignored. All its currencies are made with it; `replaces` takes the lookup key over."""
     params: Any = {
         "product": price.product_id,
         "currency": currency,
         "lookup_key": price.lookup_key,
+        "transfer_lookup_key": replaces,
         "recurring": {"interval": "month", "usage_type": "metered" if price.meter_id else "licensed"},
         **_price_terms(price.terms[currency], is_tiered=bool(price.meter_id)),
     }
