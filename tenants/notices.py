@@ -66,7 +66,7 @@ def _send(notice: Notice, connection: BaseEmailBackend, now: datetime) -> bool:
             subject=notice.title, body=_body(notice), to=[first], bcc=others, connection=connection,
             headers={"Message-ID": f"<{notice.id}@notices.meterhouse>", "Auto-Submitted": "auto-generated"},
         ).send()  # fmt: skip
-    except Exception as error:  # one mail that cannot be sent holds up no other
+    except Exception as error:  # noqa: BLE001 -- one mail that cannot be sent holds up no other
         _fail(notice, error)
         return False
     Notice.objects.filter(pk=notice.pk).update(sent_at=now, error="")

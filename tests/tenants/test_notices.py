@@ -52,9 +52,9 @@ def test_a_notice_is_told_once(db: None, make_tenant: MakeTenant, now: datetime)
 
 def test_what_is_rolled_back_is_not_told(db: None, make_tenant: MakeTenant) -> None:
     acme = make_tenant()
-    with pytest.raises(ZeroDivisionError), transaction.atomic():
-        notices.tell(tenant=acme.tenant, **TOLD)
-        raise ZeroDivisionError
+    with transaction.atomic():
+        assert notices.tell(tenant=acme.tenant, **TOLD)
+        transaction.set_rollback(True)
     assert not Notice.objects.filter(tenant=acme.tenant).exists()
 
 
@@ -153,9 +153,7 @@ def test_a_mail_server_that_is_away_costs_no_attempt(
     assert notices.send_due(now=now) == 1
 
 
-def test_a_notice_that_another_worker_has_taken_is_left_to_it(
-    db: None, make_tenant: MakeTenant, now: datetime
-) -> None:
+def test_a_notice_that_another_worker_has_taken_is_left_to_it(db: None, make_tenant: MakeTenant, now: datetime) -> None:
     acme = make_tenant()
     notices.tell(tenant=acme.tenant, **TOLD, due_at=now)
     notice = Notice.objects.get(tenant=acme.tenant)

@@ -1,0 +1,79 @@
+"""What each type of event leads to. Always the same: the account follows what Stripe has now, then mirror and mails.
+
+The event says whom to look at and nothing else. So a type is here because it may mean a change, and one that is missing
+here is found by the sweep all the same, only later.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from . import mirror, payment_mails, rejections, subscriptions
+from .models import Account, StripeEvent
+
+Mail = Callable[[Account, StripeEvent], None]
+
+# What the account's people are told besides; the mails decide by Stripe's present objects, too.
+MAILS: dict[str, Mail] = {
+    "customer.subscription.trial_will_end": lambda account, _: payment_mails.tell_trial_ending(account=account),
+    "invoice.payment_failed": lambda account, _: payment_mails.tell_unpaid(account=account),
+    "invoice.payment_action_required": lambda account, event: payment_mails.tell_action_required(
+        account=account, invoice_id=event.object_id
+    ),
+    "invoice.paid": lambda account, event: payment_mails.tell_recovered(account=account, invoice_id=event.object_id),
+    "charge.refunded": lambda account, event: payment_mails.tell_refunded(account=account, charge_id=event.object_id),
+    "charge.dispute.created": lambda account, event: payment_mails.tell_disputed(
+        account=account, dispute_id=event.object_id
+    ),
+}
+FOLLOWED = (
+    "checkout.session.completed",
+    "customer.updated",
+    "customer.deleted",
+    "customer.subscription.created",
+    "customer.subscription.updated",
+    "customer.subscription.deleted",
+    "customer.subscription.paused",
+    "customer.subscription.resumed",
+    "invoice.created",
+    "invoice.finalized",
+    "invoice.voided",
+    "invoice.marked_uncollectible",
+    "charge.dispute.closed",
+    *MAILS,
+)
+THIN = rejections.TYPES
+
+
+def concerns(event_type: str) -> bool:
+    """Whether events of this type mean anything here."""
+    return event_type in FOLLOWED or event_type in THIN
+
+
+def react(*, event: StripeEvent, now: datetime) -> bool:
+    """The account, the mirror and the mails are as Stripe's objects say now; False when it is no affair of ours."""
+    if event.type in THIN:
+        rejections.record(event_id=event.pk)
+        return True
+    if event.type not in FOLLOWED:
+        return False
+    customer_id = event.customer_id or _customer_of(event)
+    account = subscriptions.sync_customer(customer_id=customer_id, now=now) if customer_id else None
+    if account is None:
+        return False
+    tell = MAILS.get(event.type)
+    if tell is not None:
+        tell(account, event)
+    _copy(event)
+    return True
+
+
+def _customer_of(event: StripeEvent) -> str:
+    """A dispute does not say whose payment it is about."""
+    return payment_mails.customer_of_dispute(event.object_id) if event.type.startswith("charge.dispute.") else ""
+
+
+def _copy(event: StripeEvent) -> None:
+    """The mirror's row of the object; the mirror says by itself what it cannot copy."""
+    kind = str(event.body["data"]["object"].get("object") or "")
+    if kind and event.object_id and event.type != "customer.deleted":
+        mirror.copy(kind, event.object_id)
