@@ -1,8 +1,14 @@
 """The Celery application and its static timetable. Every task may run twice or not at all."""
 
+import logging
 import os
 
 from celery import Celery
+from celery.signals import beat_embedded_init, beat_init
+from kombu.exceptions import OperationalError
+
+logger = logging.getLogger(__name__)
+CATCH_UP = "billing.tasks.catch_up_stripe_events"
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 app = Celery("meterhouse")
@@ -16,4 +22,24 @@ app.conf.beat_schedule = {
     "check-invariants": {"task": "metering.tasks.check_invariants", "schedule": 3600.0},
     "forget-batches": {"task": "metering.tasks.forget_batches", "schedule": 3600.0},
     "heartbeat": {"task": "metering.tasks.heartbeat", "schedule": 5.0},
-}
+    # What is looked for every few seconds is worth nothing later: no worker for an hour leaves no hour of it in the queue.
+    "handle-due-stripe-events": {
+        "task": "billing.tasks.handle_due_stripe_events", "schedule": 10.0, "options": {"expires": 10},
+    },
+    "catch-up-stripe-events": {"task": CATCH_UP, "schedule": 86_400.0},
+    "sweep-accounts": {"task": "billing.tasks.sweep_accounts", "schedule": 60.0, "options": {"expires": 60}},
+    "restrict-overdue": {"task": "billing.tasks.restrict_overdue", "schedule": 60.0, "options": {"expires": 60}},
+    "advance-changes": {"task": "billing.tasks.advance_changes", "schedule": 5.0, "options": {"expires": 5}},
+    "watch-upgrades": {"task": "billing.tasks.watch_upgrades", "schedule": 5.0, "options": {"expires": 5}},
+    "send-notices": {"task": "tenants.tasks.send_notices", "schedule": 10.0, "options": {"expires": 10}},
+}  # fmt: skip
+
+
+@beat_init.connect
+@beat_embedded_init.connect
+def catch_up_at_start(**_: object) -> None:
+    """Whatever Stripe could not deliver while nothing ran here is looked for at once, not tomorrow."""
+    try:
+        app.send_task(CATCH_UP, retry=False)
+    except OperationalError as error:  # beat itself waits for its broker, and tomorrow comes
+        logger.warning("The catch-up of Stripe's events could not be queued at start: %s", error)

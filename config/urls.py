@@ -14,6 +14,7 @@ urlpatterns = [
     path("favicon.ico", RedirectView.as_view(url="/static/favicon.svg")),
     path("livez", health.livez),
     path("readyz", health.readyz),
+    path("webhooks/", include("billing.webhook_urls")),
 ]
 if settings.SANDBOX:
     urlpatterns.append(path("sandbox/v1/", include("sandbox.urls")))
