@@ -86,6 +86,7 @@ def usage_document(account: Account, statement: estimates.Statement) -> dict[str
         "estimate": {
             "currency": statement.invoice.currency,
             "so_far_minor": statement.invoice.total_minor,
+            "lines": [_line(line) for line in statement.invoice.lines],
             "projected_minor": _range(statement.projected),
             "projected_calls": _range(statement.projection),
         },
@@ -110,6 +111,16 @@ def _latency(latency: usage.Latency) -> dict[str, float | None]:
     return {
         name: None if value is None else round(value / 1000, 3)
         for name, value in (("p50", latency.p50_us), ("p95", latency.p95_us), ("p99", latency.p99_us))
+    }
+
+
+def _line(line: pricing.Line) -> dict[str, Any]:
+    """A row of the estimate; the unit price is text, so that none of its digits is lost."""
+    return {
+        "kind": line.kind,
+        "quantity": line.quantity,
+        "unit_price_minor": format(line.unit_price_minor.normalize(), "f"),
+        "amount_minor": line.amount_minor,
     }
 
 
