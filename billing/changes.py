@@ -51,6 +51,7 @@ State = PlanChange.State
 PREVIEW_HOLDS = timedelta(minutes=15)
 SETTLED_WITHIN = timedelta(hours=24)
 MOST_KEYS = 20  # Stripe keeps a failure under its key for a day; each one that it repeats costs a key
+KEY_TAKEN, IN_PROGRESS = "idempotency_error", "in-progress"
 NOT_COUNTED = "The calls so far could not be counted at Stripe in time. Nothing was charged; please try again."
 PERIOD_OVER = "The period ended before the change could be made. Nothing was charged; please try again."
 
@@ -230,8 +231,11 @@ def _apply(change: PlanChange, now: datetime) -> None:
         except SavedFailure:
             continue  # what happened is looked up, then asked for under the next key
         except StripeRefused as error:
-            _refused(change, error, now)
-            return
+            if error.code != KEY_TAKEN:
+                _refused(change, error, now)
+                return
+            if IN_PROGRESS in error.message:
+                return  # another worker is asking at this moment
     subscriptions.sync(account_id=change.account_id, now=now)
 
 
