@@ -1,5 +1,6 @@
 """The projected invoice, step by step: used, included, billable, price, amount."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,12 +11,25 @@ from billing.estimates import Statement
 from billing.models import Account
 
 from . import formatting
+from .offers import overage_price
 from .overview import day_of_period, pricing_of_overage, why_hidden
 
 
 @dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the invoice; a field that does not apply is empty."""
+
+    label: str
+    used: str = ""
+    included: str = ""
+    billable: str = ""
+    price: str = ""
+    amount: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Scenario:
-    """One row: what the invoice is if the period ends with this many calls."""
+    """What the invoice is if the period ends with this many calls."""
 
     label: str
     is_main: bool
@@ -26,11 +40,12 @@ class Scenario:
     overage: str
     fee: str
     total: str
+    rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectedInvoice:
-    """The page. `main` is the row that is shown line by line: likely, or so far while nothing is projected."""
+    """The page. `main` is the scenario that is shown line by line: likely, or so far while nothing is projected."""
 
     statement: Statement
     plan: str
@@ -41,56 +56,92 @@ class ProjectedInvoice:
     day: str
     elapsed_percent: str
     beyond: str
+    fixed: str  # what the column beside the overage holds
 
 
 def projected_invoice(*, account: Account, now: datetime) -> ProjectedInvoice:
     """The running period's invoice so far and as projected."""
     statement = estimates.statement(account=account, now=now)
-    terms = accounts.pricing_terms(account.plan_version)
+    plan = account.plan_version.plan.name
+    terms = accounts.pricing_terms(account.plan_version, account.currency)
     invoices = [(_("So far"), statement.invoice)]
     if statement.projected is not None:
         invoices += zip((_("Low"), _("Likely"), _("High")), statement.projected, strict=True)
     main_place = 2 if statement.projected is not None else 0
-    rows = tuple(
-        scenario(label, invoice, terms, is_main=place == main_place) for place, (label, invoice) in enumerate(invoices)
+    scenarios = tuple(
+        scenario(label, invoice, terms, plan=plan, is_main=place == main_place)
+        for place, (label, invoice) in enumerate(invoices)
     )
     elapsed = int((now - statement.period.start).total_seconds())
     return ProjectedInvoice(
         statement=statement,
-        plan=account.plan_version.plan.name,
-        scenarios=rows,
-        main=rows[main_place],
+        plan=plan,
+        scenarios=scenarios,
+        main=scenarios[main_place],
         is_projected=statement.projected is not None,
         why_hidden="" if statement.projected is not None else why_hidden(statement),
         day=day_of_period(statement),
         elapsed_percent=formatting.share(elapsed, statement.period.seconds),
         beyond=beyond(statement),
+        fixed=_("fee, minimum") if terms.minimum_minor else _("fee"),
     )
 
 
-def scenario(label: str, invoice: pricing.Invoice, terms: pricing.Terms, *, is_main: bool = False) -> Scenario:
-    """The arithmetic of one invoice."""
+def scenario(
+    label: str, invoice: pricing.Invoice, terms: pricing.Terms, *, plan: str, is_main: bool = False
+) -> Scenario:
+    """The arithmetic of one invoice. Where it has a minimum, that is added to the fee."""
     currency = invoice.currency
-    fee, overage = invoice.line("fee"), invoice.line("overage")
+    fixed = sum(line.amount_minor for kind in ("fee", "minimum") for line in invoice.of_kind(kind))
     return Scenario(
         label=label,
         is_main=is_main,
         used=formatting.count(invoice.quantity),
         included=_("unlimited") if terms.included is None else formatting.count(terms.included),
-        billable=formatting.count(overage.quantity if overage else 0),
+        billable=formatting.count(sum(line.quantity for line in invoice.of_kind("overage"))),
         price=_price(terms),
-        overage=formatting.money(invoice.overage_minor, currency),
-        fee=formatting.money(fee.amount_minor if fee else 0, currency),
+        overage=formatting.money(invoice.usage_minor, currency),
+        fee=formatting.money(fixed, currency),
         total=formatting.money(invoice.total_minor, currency),
+        rows=tuple(_rows(invoice, terms, plan)),
     )
+
+
+def _rows(invoice: pricing.Invoice, terms: pricing.Terms, plan: str) -> Iterator[Row]:
+    """Fee, calls (a row for each price step that was reached), minimum, what is written off."""
+    currency = invoice.currency
+    fee = formatting.money(terms.fee_minor, currency)
+    yield Row(_("%(plan)s, fee of the period") % {"plan": plan}, billable="1", price=fee, amount=fee)
+    steps = invoice.of_kind("overage")
+    used = formatting.count(invoice.quantity)
+    included = _("unlimited") if terms.included is None else formatting.count(terms.included)
+    if len(steps) < 2:  # noqa: PLR2004
+        billable = formatting.count(sum(line.quantity for line in steps))
+        amount = formatting.money(invoice.overage_minor, currency)
+        yield Row(
+            _("Calls"), used, included, billable, _step_price(steps[0], currency) if steps else _price(terms), amount
+        )
+    else:
+        yield Row(_("Calls"), used, included, formatting.count(sum(line.quantity for line in steps)))
+        for place, line in enumerate(steps, 1):
+            billable, amount = formatting.count(line.quantity), formatting.money(line.amount_minor, currency)
+            label = _("Price step %(step)d") % {"step": place}
+            yield Row(label, billable=billable, price=_step_price(line, currency), amount=amount)
+    names = {"minimum": _("Up to the agreed minimum"), "write_off": _("Beyond your hard limit: written off")}
+    for kind, name in names.items():
+        for line in invoice.of_kind(kind):
+            yield Row(name, amount=formatting.money(line.amount_minor, currency))
+
+
+def _step_price(line: pricing.Line, currency: str) -> str:
+    return _("%(price)s per 1,000") % {"price": formatting.thousand_price(line.unit_price_minor, currency)}
 
 
 def _price(terms: pricing.Terms) -> str:
     """The price of what is billable; a dash where nothing ever is."""
     if not terms.prices_overage or terms.included is None:
         return formatting.NOTHING
-    price = formatting.thousand_price(terms.unit_price_minor, terms.currency)
-    return _("%(price)s per 1,000") % {"price": price}
+    return overage_price(terms)
 
 
 def beyond(statement: Statement) -> str:

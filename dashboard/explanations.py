@@ -45,6 +45,17 @@ EXPLANATIONS = {
             _("Spread calls evenly: a steady stream at the allowed rate is never refused."),
         ),
     ),
+    "payment-required": Explanation(
+        "402",
+        _("An invoice is unpaid"),
+        _("A payment failed, and the days of grace have passed. Calls are refused until the open invoice is paid."),
+        NOT_BILLED,
+        (
+            _("An owner or billing member pays the open invoice: in the portal, Pay now leads to it."),
+            _("Or they enter another card there; Stripe then tries again."),
+            _("Calls are served again within seconds of the payment. Reading and exporting work all the time."),
+        ),
+    ),
     "no-plan": Explanation(
         "403",
         _("The tenant has no plan"),
@@ -100,5 +111,45 @@ EXPLANATIONS = {
         _("No such address, or nothing of that name that this key may see."),
         _("A call to the metered API that you sent wrong counts as a call; the management API is never billed."),
         (_("Check the address and the names in it."),),
+    ),
+    "webhook-refused": Explanation(
+        "400",
+        _("The webhook was not accepted"),
+        _(
+            "It is not signed with a secret of ours, is too old or from the future, or is not an event. Nothing was stored."
+        ),
+        NOT_BILLED,
+        (
+            _("Check that the endpoint's signing secret at Stripe is the one that this portal was given."),
+            _("Check that the clocks agree, and that the endpoint has the mode (test or live) of this portal."),
+        ),
+    ),
+    "method-not-allowed": Explanation(
+        "405",
+        _("This address takes another method"),
+        _("The header Allow says which. Nothing was done."),
+        NOT_BILLED,
+        (_("Send it with a method that Allow names."),),
+    ),
+    "length-required": Explanation(
+        "411",
+        _("The length is missing"),
+        _("Webhooks say the length of their body in Content-Length, so that what is too large is not read."),
+        NOT_BILLED,
+        (_("Send Content-Length."),),
+    ),
+    "too-large": Explanation(
+        "413",
+        _("The body is too large"),
+        _("No webhook of Stripe's is that large. Nothing of it was read or stored."),
+        NOT_BILLED,
+        (_("Check what is sent to this address, and by whom."),),
+    ),
+    "unsupported-media-type": Explanation(
+        "415",
+        _("The body has another format"),
+        _("Webhooks are application/json in UTF-8. Nothing was stored."),
+        NOT_BILLED,
+        (_("Send JSON, and say so in Content-Type."),),
     ),
 }

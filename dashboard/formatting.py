@@ -34,6 +34,18 @@ def money(amount_minor: int, currency: str) -> str:
     return _priced(Decimal(amount_minor).scaleb(-places), currency, places)
 
 
+def symbol(currency: str) -> str:
+    """How the currency is written before an amount."""
+    code = currency.lower()
+    return SYMBOLS.get(code, f"{code.upper()}{SPACE}")
+
+
+def major(amount_minor: int | None, currency: str) -> str:
+    """An amount as it stands in a form's field: 1234.50, without sign or separators."""
+    places = decimals(currency)
+    return "" if amount_minor is None else f"{Decimal(amount_minor).scaleb(-places):.{places}f}"
+
+
 def thousand_price(unit_price_minor: Decimal, currency: str) -> str:
     """The exact price of 1,000 calls: every digit it has, and never fewer than an amount has."""
     places = decimals(currency)
@@ -43,10 +55,8 @@ def thousand_price(unit_price_minor: Decimal, currency: str) -> str:
 
 
 def _priced(value: Decimal, currency: str, places: int) -> str:
-    code = currency.lower()
-    symbol = SYMBOLS.get(code, f"{code.upper()}{SPACE}")
     sign = "-" if value < 0 else ""
-    return f"{sign}{symbol}{abs(value):,.{places}f}"
+    return f"{sign}{symbol(currency)}{abs(value):,.{places}f}"
 
 
 def count(number: int | None) -> str:

@@ -1,9 +1,20 @@
 """The forms of the pages."""
 
+from decimal import Decimal
 from typing import Any
 
+from django import forms
 from django.contrib.auth.forms import AuthenticationForm
+from django.contrib.auth.password_validation import validate_password
+from django.core.validators import DecimalValidator, MaxValueValidator, MinValueValidator
 from django.utils.translation import gettext_lazy as _
+
+from metering.models import MAX_CALLS, Policy
+from tenants.models import User
+
+from . import formatting
+
+MOST_MINOR = 10**14
 
 
 class SignInForm(AuthenticationForm):
@@ -22,3 +33,134 @@ class SignInForm(AuthenticationForm):
         email.widget.attrs.update({"autocomplete": "username", "autofocus": True, "spellcheck": "false"})
         password.widget.attrs["autocomplete"] = "current-password"
         self.label_suffix = ""
+
+
+class SignUpForm(forms.Form):
+    """What a free account needs."""
+
+    organisation = forms.CharField(
+        label=_("Organisation"), max_length=120,
+        widget=forms.TextInput(attrs={"autocomplete": "organization", "autofocus": True}),
+    )  # fmt: skip
+    email = forms.EmailField(
+        label=_("E-mail address"), max_length=254,
+        widget=forms.EmailInput(attrs={"autocomplete": "username", "spellcheck": "false"}),
+    )  # fmt: skip
+    password = forms.CharField(
+        label=_("Password"), max_length=200, strip=False, help_text=_("At least ten characters."),
+        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
+    )  # fmt: skip
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.label_suffix = ""
+
+    def clean_email(self) -> str:
+        return str(self.cleaned_data["email"]).strip().lower()
+
+    def clean(self) -> dict[str, Any]:
+        """The password is judged beside the name and address, which it must not resemble."""
+        found = self.cleaned_data
+        if "password" in found:
+            person = User(email=found.get("email", ""), name=found.get("organisation", ""))
+            try:
+                validate_password(found["password"], person)
+            except forms.ValidationError as error:
+                self.add_error("password", error)
+        return found
+
+    def say_that_it_may_be_known(self) -> None:
+        """The same words whether or not the address is known: they help its owner and tell a stranger little."""
+        self.add_error(
+            None, _("No account could be opened with this address and password. If you have one already, sign in.")
+        )
+
+
+class SubscribeForm(forms.Form):
+    version = forms.IntegerField()
+    currency = forms.RegexField("^[a-z]{3}$", required=False)
+
+
+class ChangeForm(forms.Form):
+    """A change that was shown before: with what was said to be due, and for which instant."""
+
+    version = forms.IntegerField()
+    previewed_minor = forms.IntegerField(required=False)
+    proration_at = forms.DateTimeField(required=False)
+
+
+class UndoForm(forms.Form):
+    change = forms.UUIDField()
+
+
+class PolicyForm(forms.Form):
+    policy = forms.ChoiceField(choices=[(Policy.RATE.value, ""), (Policy.BLOCK.value, "")])
+
+
+class CallsField(forms.IntegerField):
+    """A whole number of calls; separators between the digits do not matter."""
+
+    def to_python(self, value: Any) -> int | None:
+        return super().to_python(_plain(value))
+
+
+class AmountField(forms.DecimalField):
+    """An amount in major units; separators and the currency's sign do not matter."""
+
+    def to_python(self, value: Any) -> Any:
+        return super().to_python(_plain(value))
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    signs = (*formatting.SYMBOLS.values(), ",", " ", "_", formatting.SPACE)
+    for sign in sorted(signs, key=len, reverse=True):
+        value = value.replace(sign, "")
+    return value
+
+
+class HardLimitForm(forms.Form):
+    """Calls, money or neither; an empty field is no limit. `minor` is the amount in minor units."""
+
+    calls = CallsField(
+        label=_("Calls per period"), required=False,
+        validators=[MinValueValidator(0), MaxValueValidator(MAX_CALLS)],
+        widget=forms.TextInput(attrs={"inputmode": "numeric", "autocomplete": "off"}),
+        help_text=_("Empty: no limit in calls."),
+    )  # fmt: skip
+    money = AmountField(
+        label=_("Money per period, for calls beyond the included ones"), required=False,
+        widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"}),
+        help_text=_("Before tax; the plan's fee is not part of it. Empty: no limit in money."),
+    )  # fmt: skip
+
+    def __init__(self, *args: Any, currency: str, has_money: bool, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.label_suffix = ""
+        self.places = formatting.decimals(currency)
+        money = self.fields["money"]
+        money.validators = [
+            MinValueValidator(Decimal(0)),
+            MaxValueValidator(Decimal(MOST_MINOR).scaleb(-self.places)),
+            DecimalValidator(max_digits=None, decimal_places=self.places),
+        ]
+        money.label = _("Money per period in %(currency)s, for calls beyond the included ones") % {
+            "currency": currency.upper()
+        }
+        if not has_money:
+            del self.fields["money"]
+
+    @property
+    def minor(self) -> int | None:
+        amount = self.cleaned_data.get("money")
+        return None if amount is None else int(amount.scaleb(self.places))
+
+
+class ConsentForm(forms.Form):
+    """Agreement to exactly what was shown: another price or plan in the meantime is not agreed to."""
+
+    version = forms.IntegerField()
+    fee_minor = forms.IntegerField()
+    fallback = forms.ChoiceField(choices=[(Policy.RATE.value, ""), (Policy.BLOCK.value, "")])
+    agrees = forms.BooleanField()

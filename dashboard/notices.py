@@ -7,6 +7,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
+from billing import accounts, pricing
 from billing.estimates import Statement
 from metering.models import Policy
 
@@ -26,18 +27,16 @@ class Notice:
 
 
 def notice(*, statement: Statement, refused_since: datetime | None) -> Notice | None:
-    """What matters most, None when nothing does."""
+    """What matters most, None when nothing does. That an invoice is unpaid is told above every page."""
     if statement.is_refusing:
-        return _refusing(statement, refused_since)
+        return None if statement.allowance.restriction else _refusing(statement, refused_since)
     if _is_near_hard_limit(statement):
         return _near_hard_limit(statement)
     if statement.overage:
         return _over_included(statement)
     if statement.included_runs_out_at is not None:
         return _runs_out(statement, statement.included_runs_out_at)
-    if _is_near_included(statement):
-        return _near_included(statement)
-    return None
+    return _near_included(statement) if _is_near_included(statement) else None
 
 
 def _refusing(statement: Statement, since: datetime | None) -> Notice:
@@ -64,10 +63,14 @@ def _near_hard_limit(statement: Statement) -> Notice:
 
 
 def _over_included(statement: Statement) -> Notice:
+    if not _terms(statement).has_rate:
+        lead = format_html(_("The included calls are used up."))
+        text = _("{calls} calls beyond them were served, free of charge: your agreed upgrade is on its way.")
+        return Notice("warn", lead, format_html(text, calls=formatting.count(statement.overage)))
     lead = format_html(
         _("The included calls are used up: {calls} calls over, {amount} so far."),
         calls=formatting.count(statement.overage),
-        amount=formatting.money(statement.invoice.overage_minor, statement.invoice.currency),
+        amount=formatting.money(statement.invoice.usage_minor, statement.invoice.currency),
     )
     rest = format_html(_("Each further 1,000 calls cost {price}."), price=_price(statement))
     return Notice("warn", lead, rest)
@@ -91,7 +94,7 @@ def _near_included(statement: Statement) -> Notice:
 
 def _afterwards(statement: Statement) -> SafeString:
     """What happens beyond the included calls."""
-    if statement.allowance.policy == Policy.RATE:
+    if statement.allowance.policy == Policy.RATE and _terms(statement).has_rate:
         return format_html(_("After that each 1,000 calls cost {price}."), price=_price(statement))
     return _refused_then(statement)
 
@@ -100,5 +103,14 @@ def _refused_then(statement: Statement) -> SafeString:
     return format_html(_("After that calls are refused with 429 until {end}."), end=moment(statement.period.end))
 
 
+def _terms(statement: Statement) -> pricing.Terms:
+    return accounts.pricing_terms(statement.version, statement.invoice.currency)
+
+
 def _price(statement: Statement) -> str:
-    return formatting.thousand_price(statement.version.unit_price_minor, statement.version.currency)
+    """Of the next 1,000 calls beyond the included ones."""
+    terms = _terms(statement)
+    price = next(
+        step.unit_price_minor for step in terms.price_steps if step.up_to is None or statement.overage < step.up_to
+    )
+    return formatting.thousand_price(price, terms.currency)

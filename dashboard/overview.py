@@ -126,13 +126,12 @@ def _made_of(statement: Statement) -> str:
     parts = {"plan": statement.allowance.label, "fee": fee}
     if not pricing_of_overage(statement):
         return _("%(plan)s %(fee)s") % parts
-    overage = formatting.money(statement.invoice.overage_minor, currency)
+    overage = formatting.money(statement.invoice.usage_minor, currency)
     return _("%(plan)s %(fee)s, overage %(overage)s") % {**parts, "overage": overage}
 
 
 def _fee(invoice: pricing.Invoice) -> int:
-    line = invoice.line("fee")
-    return line.amount_minor if line else 0
+    return sum(line.amount_minor for kind in ("fee", "minimum") for line in invoice.of_kind(kind))
 
 
 def pricing_of_overage(statement: Statement) -> bool:
@@ -195,5 +194,9 @@ def period_end(statement: Statement) -> PeriodEnd:
 def first_call(tenant: Tenant) -> FirstCall:
     """The command that makes the first call."""
     key = tenant.api_keys.filter(revoked_at=None).order_by("created_at").first()
+    return FirstCall(first_call_address(), f"{key.prefix}_" if key else "mh_live_")
+
+
+def first_call_address() -> str:
     path = FIRST_CALL_PATH if settings.SANDBOX else "/"
-    return FirstCall(f"{settings.PUBLIC_URL}{path}", f"{key.prefix}_" if key else "mh_live_")
+    return f"{settings.PUBLIC_URL}{path}"

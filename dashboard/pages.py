@@ -6,16 +6,23 @@ from functools import wraps
 from typing import Any
 
 from django.conf import settings
+from django.contrib import messages
 from django.http import HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.cache import add_never_cache_headers, patch_vary_headers
 from django.utils.translation import gettext_lazy as _
 
+from billing.errors import BillingError
 from billing.models import Account
 from tenants.access import TenantRequest, tenants_of
-from tenants.models import Tenant
+from tenants.models import Role, Tenant
 
+from . import refusals
+from .strips import Strip, kinds, strips
+
+MONEY_ROLES = frozenset({Role.OWNER, Role.BILLING})
 LAST_TENANT = "last_tenant"
 PAGES = (
     ("overview", _("Overview")),
@@ -23,7 +30,9 @@ PAGES = (
     ("trends", _("Trends")),
     ("invoice", _("Projected invoice")),
     ("plan", _("Plan")),
+    ("limits", _("Limits")),
 )
+BELOW = {"change": "plan", "returned": "plan", "pay": "plan"}  # pages that the menu does not list
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,13 @@ class Frame:
     pages: tuple[Link, ...]
     admin_address: str
     is_demo: bool
+    strips: tuple[Strip, ...]
+    may_change_money: bool
+
+    @property
+    def last(self) -> str:
+        """What the strips tell of; a poll that finds something else asks for the page again."""
+        return kinds(self.strips)
 
 
 def with_account(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
@@ -54,7 +70,7 @@ def with_account(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespons
     @wraps(view)
     def for_accounts(request: TenantRequest) -> HttpResponse:
         account = (
-            Account.objects.select_related("tenant__allowance", "plan_version__plan")
+            Account.objects.select_related("tenant__allowance", "plan_version__plan", "next_version__plan")
             .filter(tenant_id=request.tenant.pk)
             .first()
         )
@@ -63,6 +79,37 @@ def with_account(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespons
         return view(request, account)
 
     return for_accounts
+
+
+def may_change_money(request: TenantRequest) -> bool:
+    """Whether this person may change what the tenant pays: owners and billing members."""
+    return request.role in MONEY_ROLES
+
+
+def money_form(page: str) -> Callable[[Callable[..., HttpResponse]], Callable[..., HttpResponse]]:
+    """The view gets forms that were posted from `page` by owners and billing members. Below `tenant_page`.
+
+    Others are told why not; whatever is refused is told on the page it came from, and nothing has changed.
+    """
+
+    def decorate(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+        @wraps(view)
+        def for_posts(request: TenantRequest) -> HttpResponse:
+            if request.method != "POST":
+                return redirect(page, tenant_slug=request.tenant.slug)
+            if not may_change_money(request):
+                response = render_page(request, "dashboard/not_yours.html", "content", {})
+                response.status_code = 403
+                return response
+            try:
+                return view(request)
+            except BillingError as error:
+                messages.error(request, refusals.words(error))
+                return redirect(page, tenant_slug=request.tenant.slug)
+
+        return for_posts
+
+    return decorate
 
 
 def render_page(request: TenantRequest, template: str, partial: str, context: dict[str, Any]) -> HttpResponse:
@@ -87,7 +134,8 @@ def remember(request: TenantRequest) -> None:
 
 def frame(request: TenantRequest, account: Account | None) -> Frame:
     """The tenant's header and menu."""
-    here = request.resolver_match.url_name if request.resolver_match else ""
+    name = (request.resolver_match.url_name if request.resolver_match else "") or ""
+    here = BELOW.get(name, name)
     slug = request.tenant.slug
     return Frame(
         tenant=request.tenant,
@@ -99,4 +147,6 @@ def frame(request: TenantRequest, account: Account | None) -> Frame:
         pages=tuple(Link(str(label), "", reverse(name, args=[slug]), name == here) for name, label in PAGES),
         admin_address=reverse("admin:index") if request.user.is_staff else "",
         is_demo=settings.SANDBOX,
+        strips=strips(account=account, now=timezone.now()) if account else (),
+        may_change_money=may_change_money(request),
     )

@@ -3,16 +3,31 @@
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from . import views
+from .views import buying, entering, limiting, reading
 
 urlpatterns = [
-    path("", views.home, name="home"),
-    path("login", views.login, name="login"),
+    path("", entering.home, name="home"),
+    path("login", entering.login, name="login"),
+    path("signup", entering.sign_up, name="sign-up"),
     path("logout", LogoutView.as_view(), name="logout"),
-    path("t/<slug:tenant_slug>/", views.overview, name="overview"),
-    path("t/<slug:tenant_slug>/usage", views.usage, name="usage"),
-    path("t/<slug:tenant_slug>/trends", views.trends, name="trends"),
-    path("t/<slug:tenant_slug>/invoice", views.invoice, name="invoice"),
-    path("t/<slug:tenant_slug>/plan", views.plan, name="plan"),
-    path("problems/<slug:slug>", views.problem, name="problem"),
+    path("t/<slug:tenant_slug>/", reading.overview, name="overview"),
+    path("t/<slug:tenant_slug>/usage", reading.usage, name="usage"),
+    path("t/<slug:tenant_slug>/trends", reading.trends, name="trends"),
+    path("t/<slug:tenant_slug>/invoice", reading.invoice, name="invoice"),
+    path("t/<slug:tenant_slug>/plan", buying.plan, name="plan"),
+    path("t/<slug:tenant_slug>/plan/subscribe", buying.subscribe, name="subscribe"),
+    path("t/<slug:tenant_slug>/plan/returned", buying.returned, name="returned"),
+    path("t/<slug:tenant_slug>/plan/change", buying.change, name="change"),
+    path("t/<slug:tenant_slug>/plan/reactivate", buying.reactivate, name="reactivate"),
+    path("t/<slug:tenant_slug>/plan/undo", buying.undo, name="undo"),
+    path("t/<slug:tenant_slug>/plan/portal", buying.portal, name="portal"),
+    path("t/<slug:tenant_slug>/plan/pay", buying.pay, name="pay"),
+    path("t/<slug:tenant_slug>/state", buying.state, name="state"),
+    path("t/<slug:tenant_slug>/limits", limiting.limits, name="limits"),
+    path("t/<slug:tenant_slug>/limits/policy", limiting.policy, name="policy"),
+    path("t/<slug:tenant_slug>/limits/hard-limit", limiting.hard_limit, name="hard-limit"),
+    path("t/<slug:tenant_slug>/limits/upgrade", limiting.consent, name="consent"),
+    path("t/<slug:tenant_slug>/limits/upgrade/withdraw", limiting.withdraw, name="withdraw"),
+    path("t/<slug:tenant_slug>/limits/upgrade/card", limiting.card, name="card"),
+    path("problems/<slug:slug>", reading.problem, name="problem"),
 ]

@@ -14,7 +14,8 @@
 
   // A page that nobody looks at asks nothing; coming back, it asks at once.
   document.addEventListener("htmx:confirm", (event) => {
-    if (event.target === live() && document.hidden) event.preventDefault();
+    const polls = event.target === live() || event.target.hasAttribute("data-polls");
+    if (polls && document.hidden) event.preventDefault();
   });
   document.addEventListener("visibilitychange", () => {
     if (!document.hidden && live()) htmx.trigger(live(), "refresh");

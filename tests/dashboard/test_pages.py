@@ -12,8 +12,9 @@ from django.test import Client
 from django.utils import timezone
 
 from billing import estimates
-from dashboard import daily, views
+from dashboard import daily
 from dashboard.explanations import EXPLANATIONS
+from dashboard.views import reading
 from metering import usage
 from tenants import keys
 from tenants.problems import type_address
@@ -21,7 +22,7 @@ from tests.conftest import ROOT
 
 from .conftest import MIDDLE, Visit, Visitor, add_days, add_usage
 
-EVERY_PAGE = ("", "usage", "usage?by=project", "usage?by=key", "trends", "invoice", "plan")
+EVERY_PAGE = ("", "usage", "usage?by=project", "usage?by=key", "trends", "invoice", "plan", "limits")
 HTMX = {"HX-Request": "true"}
 
 
@@ -219,7 +220,10 @@ def test_a_plan_that_refuses_says_that_nothing_is_charged_beyond_it(visit: Visit
 
 def test_the_plan_page_has_the_own_terms_and_the_four_tiers(visit: Visit) -> None:
     text = words(visit(plan="launch", included=250_000).page("plan"))
-    assert "Launch $19.00 per period Included calls 250,000 Beyond them $0.25 per 1,000" in text
+    assert (
+        "Launch $19.00 per period Paid by agreement, not through Stripe. Included calls 250,000 Beyond them $0.25"
+        in text
+    )
     for tier in ("Free $0.00", "Launch yours $19.00", "Scale $49.00", "Enterprise By agreement"):
         assert tier in text
 
@@ -251,7 +255,7 @@ def test_htmx_gets_the_region_and_everybody_else_the_page(visit: Visit, name: st
     whole, part = acme.client.get(address), acme.client.get(address, headers=HTMX)
     assert "<!doctype html>" in whole.content.decode()
     assert "<html" not in part.content.decode()
-    assert "UTC" in part.content.decode() or name == "plan"
+    assert "UTC" in part.content.decode() or name == "limits"
     for answer in (whole, part):
         assert "HX-Request" in answer["Vary"]
         assert "no-store" in answer["Cache-Control"]
@@ -306,7 +310,7 @@ def test_the_outage_page_asks_the_database_nothing(visit: Visit, monkeypatch: py
     def fail(*_: Any, **__: Any) -> None:
         raise OperationalError("the server is gone")
 
-    monkeypatch.setattr(views, "overview_of", fail)
+    monkeypatch.setattr(reading, "overview_of", fail)
     answer = acme.client.get(f"/t/{acme.slug}/")
     assert answer.status_code == 503
     assert answer["Retry-After"] == "1"

@@ -1,0 +1,135 @@
+"""The limits page: what happens beyond the included calls, the hard limit with its exact effect, the automatic upgrade."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+
+from billing import accounts, consents, estimates, pricing
+from billing.errors import BillingError
+from billing.estimates import Statement
+from billing.models import Account, Consent
+from metering.models import Policy
+
+from . import formatting, refusals
+from .instants import moment
+from .offers import overage_price
+from .standing import beyond
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChoice:
+    """One way to treat calls beyond the included ones."""
+
+    value: str
+    label: str
+    detail: str
+    is_current: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The page. `offer` is what an automatic upgrade would mean, None where there is none to offer."""
+
+    statement: Statement
+    plan: str
+    beyond: str
+    policies: tuple[PolicyChoice, ...]
+    has_money_limit: bool
+    symbol: str
+    effect: SafeString | str
+    consent: Consent | None
+    consent_lines: tuple[str, ...]
+    offer: consents.ConsentOffer | None
+    offer_lines: tuple[str, ...]
+    offer_trouble: str
+    fallbacks: tuple[PolicyChoice, ...]
+
+
+def limits(*, account: Account, now: datetime) -> Limits:
+    """What is arranged, and what may be."""
+    statement = estimates.statement(account=account, now=now)
+    terms = accounts.pricing_terms(account.plan_version, account.currency)
+    consent = accounts.active_consent(account)
+    offer, trouble = (None, "") if consent else _offer(account, now)
+    return Limits(
+        statement=statement,
+        plan=account.plan_version.plan.name,
+        beyond=beyond(account=account, statement=statement),
+        policies=_policies(account, terms),
+        has_money_limit=terms.has_rate,
+        symbol=formatting.symbol(account.currency),
+        effect=effect(
+            account=account,
+            statement=statement,
+            hard_limit=account.hard_limit,
+            hard_limit_minor=account.hard_limit_minor,
+        ),
+        consent=consent,
+        consent_lines=tuple(consent.text.splitlines()) if consent else (),
+        offer=offer,
+        offer_lines=tuple(offer.text.splitlines()) if offer else (),
+        offer_trouble=trouble,
+        fallbacks=_fallbacks(terms),
+    )
+
+
+def _offer(account: Account, now: datetime) -> tuple[consents.ConsentOffer | None, str]:
+    try:
+        return consents.offer(account=account, now=now), ""
+    except BillingError as error:
+        return None, refusals.words(error)
+
+
+def _policies(account: Account, terms: pricing.Terms) -> tuple[PolicyChoice, ...]:
+    """Empty where the plan leaves no choice."""
+    if not terms.has_rate:
+        return ()
+    now = account.policy or account.plan_version.policy
+    return tuple(PolicyChoice(value, label, detail, value == now) for value, label, detail in _ways(terms))
+
+
+def _fallbacks(terms: pricing.Terms) -> tuple[PolicyChoice, ...]:
+    ways = _ways(terms) if terms.has_rate else _ways(terms)[-1:]
+    return tuple(
+        PolicyChoice(value, label, detail, place == len(ways) - 1) for place, (value, label, detail) in enumerate(ways)
+    )
+
+
+def _ways(terms: pricing.Terms) -> list[tuple[str, str, str]]:
+    price = overage_price(terms)
+    return [
+        (Policy.RATE.value, _("Serve and charge them"), _("Each call beyond costs: %(price)s.") % {"price": price}),
+        (Policy.BLOCK.value, _("Refuse them"), _("They are answered with 429 until the period ends, and never billed.")),
+    ]  # fmt: skip
+
+
+def effect(
+    *, account: Account, statement: Statement, hard_limit: int | None, hard_limit_minor: int | None
+) -> SafeString | str:
+    """In one sentence what these limits do to calls: the nearer one counts."""
+    terms = accounts.pricing_terms(account.plan_version, account.currency)
+    by_money = None
+    if hard_limit_minor is not None and terms.has_rate:
+        by_money = pricing.most_calls(terms, hard_limit_minor)
+    bounds = [bound for bound in (hard_limit, by_money, account.plan_version.hard_limit) if bound is not None]
+    if not bounds:
+        return _("No hard limit: nothing is refused because of one.")
+    bound = min(bounds)
+    words = {"calls": formatting.count(bound), "next": formatting.count(bound + 1)}
+    if by_money == bound and hard_limit_minor is not None:
+        cost_minor = pricing.invoice(terms=terms, quantity=bound).usage_minor
+        words |= {
+            "money": formatting.money(hard_limit_minor, account.currency),
+            "cost": formatting.money(cost_minor, account.currency),
+        }
+        text = _(
+            "{money} pays for {calls} calls in a period, the included ones counted in ({cost}). Call {next} is refused with 429."
+        )
+    else:
+        text = _("{calls} calls in a period are served. Call {next} is refused with 429 until the period ends.")
+    if statement.used >= bound:
+        text += " " + _("{used} are used already: calls are refused at once, until {end}.")
+    return format_html(text, used=formatting.count(statement.used), end=moment(statement.period.end), **words)

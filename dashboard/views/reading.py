@@ -1,0 +1,66 @@
+"""The pages that show usage and money. What is shown is decided in the modules beside the views."""
+
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils import timezone
+from django.views.decorators.http import require_safe
+
+from billing.models import Account
+from dashboard import breakdown, first_key
+from dashboard.arithmetic import projected_invoice
+from dashboard.explanations import EXPLANATIONS
+from dashboard.explorer import explorer
+from dashboard.overview import first_call_address
+from dashboard.overview import overview as overview_of
+from dashboard.pages import render_page, with_account
+from dashboard.trends import trends as trends_of
+from metering import usage as metered
+from tenants.access import TenantRequest, tenant_page
+
+
+@require_safe
+@tenant_page
+@with_account
+def overview(request: TenantRequest, account: Account) -> HttpResponse:
+    page = overview_of(account=account, now=timezone.now())
+    context = {"account": account, "page": page}
+    key = "" if request.htmx else first_key.handed_over(request)
+    if not key:
+        return render_page(request, "dashboard/overview.html", "live", context)
+    context |= {"first_key": key, "first_address": first_call_address()}
+    return first_key.forget(render_page(request, "dashboard/overview.html", "live", context))
+
+
+@require_safe
+@tenant_page
+@with_account
+def usage(request: TenantRequest, account: Account) -> HttpResponse:
+    """`?by=` capability, project or key; anything else is read as capability."""
+    wanted = request.GET.get("by", "")
+    group_by = metered.GroupBy(wanted) if wanted in breakdown.CHOICES else metered.GroupBy.CAPABILITY
+    page = explorer(account=account, group_by=group_by, now=timezone.now())
+    return render_page(request, "dashboard/usage.html", "live", {"account": account, "page": page})
+
+
+@require_safe
+@tenant_page
+@with_account
+def trends(request: TenantRequest, account: Account) -> HttpResponse:
+    page = trends_of(account=account, now=timezone.now())
+    return render_page(request, "dashboard/trends.html", "content", {"account": account, "page": page})
+
+
+@require_safe
+@tenant_page
+@with_account
+def invoice(request: TenantRequest, account: Account) -> HttpResponse:
+    page = projected_invoice(account=account, now=timezone.now())
+    return render_page(request, "dashboard/invoice.html", "content", {"account": account, "page": page})
+
+
+@require_safe
+def problem(request: HttpRequest, slug: str) -> HttpResponse:
+    """What an error answer's `type` links to; public."""
+    if slug not in EXPLANATIONS:
+        raise Http404
+    return render(request, "dashboard/problem.html", {"slug": slug, "problem": EXPLANATIONS[slug]})
