@@ -125,7 +125,7 @@ def check(*, account: Account, version: PlanVersion, kind: PlanChange.Kind) -> N
             raise PaymentIsDue
         checkout.offered_prices(account=account, version=version, currency=account.currency)
     too_many = _too_many(account, version)
-    if too_many is not None:
+    if too_many is not None and kind != Kind.CANCEL:  # nobody is kept from leaving
         raise too_many
 
 
@@ -211,6 +211,9 @@ def _at_period_end(
     happens = f"On {ends_at:%d %B %Y, %H:%M} (UTC), at the period's end,"
     if kind == Kind.CANCEL:
         text = f"{happens} your subscription ends and you are on {after}. Until then {before} stays as it is; nothing is paid back."
+        too_many = _too_many(account, version)
+        if too_many is not None:
+            text += f" Your {len(too_many.names)} projects stay, but none can be added: {after} has room for {version.max_projects}."
     else:
         text = (
             f"{happens} {after} begins. Until then {before} stays as it is, with what it includes; nothing is due now."
