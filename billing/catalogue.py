@@ -123,8 +123,7 @@ def event_name() -> str:
 
 def _found(offers: Iterable[Offer]) -> dict[str, Price]:
     keys = [price.lookup_key for one in offers for price in one.prices]
-    currencies = sorted({currency for one in offers for price in one.prices for currency in price.terms})
-    return stripe_api.find_prices(lookup_keys=keys, currencies=currencies)
+    return stripe_api.find_prices(lookup_keys=keys)
 
 
 def _meter_part(meter: Meter | None) -> Part:

@@ -51,6 +51,7 @@ __all__ = [
 ]  # fmt: skip
 
 PAGE = 100
+KEYS_AT_ONCE = 10  # lookup keys in one request: Stripe's limit
 SECRET = re.compile(r"\b(?:sk|rk|pk|whsec)_[A-Za-z0-9_*]+")
 KNOWN_IDENTIFIER = "already exists with identifier"
 
@@ -58,17 +59,19 @@ KNOWN_IDENTIFIER = "already exists with identifier"
 # -- The connection ------------------------------------------------------------------------------------------------------
 def secret_key() -> str:
     """The key of this deployment's mode; raises StripeNotConfigured, naming the setting."""
-    is_live = settings.STRIPE_LIVE_MODE
-    name = "STRIPE_LIVE_SECRET_KEY" if is_live else "STRIPE_TEST_SECRET_KEY"
-    key: str = settings.STRIPE_LIVE_SECRET_KEY if is_live else settings.STRIPE_TEST_SECRET_KEY
-    mode = "live" if is_live else "test"
-    if not key:
-        raise StripeNotConfigured(f"Stripe is not connected: set {name}.")
-    if not re.match(rf"(?:sk|rk)_{mode}_", key):
-        raise StripeNotConfigured(
-            f"{name} is not a secret or restricted key of {mode} mode. Set another, or STRIPE_LIVE_MODE."
-        )
-    return key
+    if problem := _key_problem():  # raised here, where no variable holds the key: a debug page shows variables
+        raise StripeNotConfigured(problem)
+    return str(settings.STRIPE_LIVE_SECRET_KEY if settings.STRIPE_LIVE_MODE else settings.STRIPE_TEST_SECRET_KEY)
+
+
+def _key_problem() -> str:
+    mode = "live" if settings.STRIPE_LIVE_MODE else "test"
+    name = f"STRIPE_{mode.upper()}_SECRET_KEY"
+    if not getattr(settings, name):
+        return f"Stripe is not connected: set {name}."
+    if not re.match(rf"(?:sk|rk)_{mode}_", getattr(settings, name)):
+        return f"{name} is not a secret or restricted key of {mode} mode. Set another, or STRIPE_LIVE_MODE."
+    return ""
 
 
 def _client() -> stripe.StripeClient:
@@ -534,22 +537,28 @@ def create_product(*, product_id: str, name: str, key: str) -> Product:
         return objects.read_product(_plain(_client().v1.products.create(params, _options(key))))
 
 
-def find_prices(*, lookup_keys: Sequence[str], currencies: Sequence[str]) -> dict[str, Price]:
+def find_prices(*, lookup_keys: Sequence[str]) -> dict[str, Price]:
     """The active prices with these lookup keys, by key, each with all its currencies."""
     found: dict[str, Price] = {}
-    expand = ["data.tiers", "data.currency_options", *(f"data.currency_options.{one}.tiers" for one in currencies)]
-    for start in range(0, len(lookup_keys), 10):  # Stripe's limit for one request
+    for start in range(0, len(lookup_keys), KEYS_AT_ONCE):
         params: Any = {
-            "lookup_keys": list(lookup_keys[start : start + 10]),
-            "active": True,
-            "limit": PAGE,
-            "expand": expand,
-        }
+            "lookup_keys": list(lookup_keys[start : start + KEYS_AT_ONCE]), "active": True, "limit": PAGE,
+            "expand": ["data.tiers", "data.currency_options"],
+        }  # fmt: skip
         with _asking():
             for body in _all(_client().v1.prices.list(params)):
-                price = objects.read_price(body)
+                price = objects.read_price(_with_all_tiers(body))
                 found[price.lookup_key] = price
     return found
+
+
+def _with_all_tiers(price: dict[str, Any]) -> dict[str, Any]:
+    """The price with the steps of its other currencies, which Stripe gives only when they are asked for by name."""
+    others = sorted({*(price.get("currency_options") or {})} - {price["currency"]})
+    if price.get("tiers") is None or not others:
+        return price
+    expand = ["tiers", "currency_options", *(f"currency_options.{currency}.tiers" for currency in others)]
+    return _plain(_client().v1.prices.retrieve(price["id"], {"expand": expand}))
 
 
 def is_subscribed_to(price_id: str) -> bool:
