@@ -1,12 +1,13 @@
 """Operators' pages of plans and accounts. What an account is on is changed by `accounts.py` alone, with a reason."""
 
-from typing import TYPE_CHECKING, Any
+import json
+from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import path, reverse
@@ -14,24 +15,40 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
+from django.utils.text import Truncator
 
 from metering import adjustments as ledger
-from metering.admin import LedgerAdmin
+from metering.admin import BoundedPaginator, LedgerAdmin, Recent, as_uuid
 from metering.models import MAX_CALLS, Adjustment
-from tenants.admin import KEY_HELP, Audited, Operators, TenantAdmin, actor, link
+from tenants.admin import KEY_HELP, Audited, Operators, ReadOnly, TenantAdmin, actor, link, links
 from tenants.models import Tenant
 
-from . import accounts, adjustments
-from .models import Account, Plan, PlanVersion
+from . import accounts, adjustments, inbox
+from .models import (
+    Account,
+    Consent,
+    PaymentState,
+    Plan,
+    PlanChange,
+    PlanVersion,
+    StripeEvent,
+    StripePrices,
+    UsageReport,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     AccountModelForm = forms.ModelForm[Account]
+    PlanVersionModelForm = forms.ModelForm[PlanVersion]
 else:
-    AccountModelForm = forms.ModelForm
+    AccountModelForm = PlanVersionModelForm = forms.ModelForm
 
 TERMS = (
-    "currency", "fee_minor", "included", "hard_limit", "policy", "unit_price_minor", "burst_per_second", "max_projects",
-    "support", "sla",
+    "currency", "fee_minor", "included", "hard_limit", "policy", "unit_price_minor", "steps", "minimum_minor",
+    "currency_options", "trial_days", "burst_per_second", "max_projects", "support", "sla",
+)  # fmt: skip
+FOLLOWED = (
+    "state", "past_due_since", "currency", "customer_id", "subscription_id", "schedule_id", "anchor", "period_start",
+    "period_end", "trial_ends_at", "cancels_at", "next_version", "fetched_at", "created_at",
 )  # fmt: skip
 
 
@@ -45,11 +62,39 @@ class PlanAdmin(Audited):
         return ("code",) if obj else ()
 
 
+class PlanVersionForm(PlanVersionModelForm):
+    """Prices by step and in other currencies are typed as JSON, and tried before they are stored."""
+
+    class Meta:
+        model = PlanVersion
+        fields = ("plan", "tenant", "number", *TERMS)
+
+    def clean_steps(self) -> Any:
+        return self.cleaned_data["steps"] or []
+
+    def clean_currency_options(self) -> Any:
+        return self.cleaned_data["currency_options"] or {}
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        if not self.errors:
+            terms = PlanVersion(**{name: cleaned[name] for name in TERMS})
+            try:
+                for currency in (terms.currency, *terms.currency_options):
+                    accounts.pricing_terms(terms, currency)
+            except (ValueError, TypeError, KeyError, ArithmeticError, AttributeError) as error:
+                self.add_error(
+                    None, f"These prices cannot be read ({type(error).__name__}: {error}): see the examples."
+                )
+        return cleaned
+
+
 @admin.register(PlanVersion)
 class PlanVersionAdmin(Audited):
     """A version that an account has been on never changes; a change of terms is a new version."""
 
     audit_noun = "plan_version"
+    form = PlanVersionForm
     list_display = (
         "plan", "number", "tenant", "fee_minor", "currency", "included", "hard_limit", "policy", "unit_price_minor",
         "burst_per_second", "used_at",
@@ -68,7 +113,7 @@ class PlanVersionAdmin(Audited):
     def why_read_only(self, version: PlanVersion) -> SafeString:
         """Why there is no form, with the way out: a new version that begins with these terms."""
         values = {name: getattr(version, name) for name in ("plan_id", "tenant_id", *TERMS)}
-        query = {name.removesuffix("_id"): value for name, value in values.items() if value is not None}
+        query = {name.removesuffix("_id"): _as_typed(value) for name, value in values.items() if value is not None}
         address = reverse("admin:billing_planversion_add") + "?" + urlencode({**query, "number": version.number + 1})
         return format_html(
             "Read-only: accounts are or were on this version since {} (UTC), and what somebody subscribed to never changes. "
@@ -83,6 +128,11 @@ class PlanVersionAdmin(Audited):
         return super().has_delete_permission(request, obj) and (obj is None or obj.used_at is None)
 
 
+def _as_typed(value: Any) -> Any:
+    """A value as a form takes it."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
 class AccountForm(AccountModelForm):
     """The reason is for the audit log: whoever asks later why the limit moved finds it there."""
 
@@ -92,7 +142,7 @@ class AccountForm(AccountModelForm):
 
     class Meta:
         model = Account
-        fields = ("plan_version", "hard_limit")
+        fields = ("plan_version", "hard_limit", "hard_limit_minor")
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -103,6 +153,16 @@ class AccountForm(AccountModelForm):
             for button in ("can_add_related", "can_change_related", "can_delete_related"):
                 setattr(field.widget, button, False)  # versions have a page of their own
 
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        version = cleaned.get("plan_version")
+        if "plan_version" in self.changed_data and self.instance.state != PaymentState.NONE:
+            self.add_error("plan_version", "This tenant pays by subscription: Stripe says which plan it is on.")
+        is_priced = version is None or accounts.is_rated(version)
+        if "hard_limit_minor" in self.changed_data and cleaned.get("hard_limit_minor") is not None and not is_priced:
+            self.add_error("hard_limit_minor", "Calls have no price on this plan: only a limit in calls is possible.")
+        return cleaned
+
 
 @admin.register(Account)
 class AccountAdmin(Operators):
@@ -110,16 +170,29 @@ class AccountAdmin(Operators):
 
     form = AccountForm
     key_lookup = "tenant__api_keys__public_id"
-    list_display = ("tenant", "plan_version", "hard_limit", "anchor", "created_at")
-    list_filter = ("plan_version__plan", ("hard_limit", admin.EmptyFieldListFilter))
+    list_display = ("tenant", "plan_version", "state", "past_due_since", "hard_limit", "period_end", "fetched_at")
+    list_filter = ("state", "plan_version__plan", ("hard_limit", admin.EmptyFieldListFilter))
     list_select_related = ("tenant", "plan_version__plan")
-    search_fields = ("tenant__name", "tenant__slug", "tenant__email")
-    search_help_text = f"Tenant's name, address, e-mail or API key. {KEY_HELP}"
-    readonly_fields = ("tenant", "anchor", "created_at")
+    search_fields = ("tenant__name", "tenant__slug", "tenant__email", "customer_id", "subscription_id")
+    search_help_text = f"Tenant's name, address, e-mail, API key, or Stripe's cus_ or sub_. {KEY_HELP}"
+    readonly_fields = ("tenant", "policy", *FOLLOWED, "see")
 
     def get_fields(self, request: HttpRequest, obj: Account | None = None) -> Any:
         editable = ("reason",) if self.has_change_permission(request, obj) else ()
-        return ("tenant", "plan_version", "hard_limit", *editable, "anchor", "created_at")
+        return ("tenant", "plan_version", "policy", "hard_limit", "hard_limit_minor", *editable, *FOLLOWED, "see")
+
+    @admin.display(description="See")
+    def see(self, account: Account) -> SafeString:
+        own = {"account__tenant__id__exact": account.pk}
+        found = [
+            link("billing_planchange_changelist", "changes of plan", **own),
+            link("billing_consent_changelist", "consents", **own),
+            link("billing_usagereport_changelist", "usage reports", **own),
+            link("tenants_notice_changelist", "notices", tenant__id__exact=account.pk),
+        ]
+        if account.customer_id:
+            found.append(link("billing_stripeevent_changelist", "Stripe's events", q=account.customer_id))
+        return links(*found)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -129,11 +202,12 @@ class AccountAdmin(Operators):
 
     def save_model(self, request: HttpRequest, obj: Account, form: Any, change: bool) -> None:
         account = Account.objects.select_for_update().get(pk=obj.pk)
-        about = {"actor": actor(request), "now": timezone.now(), "reason": form.cleaned_data["reason"]}
+        about: dict[str, Any] = {"actor": actor(request), "now": timezone.now(), "reason": form.cleaned_data["reason"]}
         if "plan_version" in form.changed_data:
             accounts.change_plan(account=account, version=obj.plan_version, **about)
-        if "hard_limit" in form.changed_data:
-            accounts.set_hard_limit(account=account, hard_limit=obj.hard_limit, **about)
+        if {"hard_limit", "hard_limit_minor"} & set(form.changed_data):
+            about |= {"hard_limit": obj.hard_limit, "hard_limit_minor": obj.hard_limit_minor}
+            accounts.set_hard_limit(account=account, **about)
 
 
 class CorrectionForm(forms.Form):
@@ -212,6 +286,152 @@ class AdjustmentAdmin(LedgerAdmin):
         return render(request, "admin/correct_call.html", context)
 
 
+# -- Stripe ------------------------------------------------------------------------------------------------------------
+
+
+class RecentlyReceived(Recent):
+    """A week unless a search narrows the list: the inbox keeps everything."""
+
+    column = "received_at"
+
+    def usual(self) -> str:
+        return "week"
+
+
+@admin.register(StripeEvent)
+class StripeEventAdmin(ReadOnly):
+    """What Stripe told us. Nothing here is changed by hand; an event is handled again by replaying it."""
+
+    paginator = BoundedPaginator
+    show_facets = admin.ShowFacets.NEVER
+    list_display = ("received", "type", "id", "of_tenant", "state", "attempts", "waits_until", "said")
+    list_display_links = ("id",)
+    list_filter = ("state", RecentlyReceived, "kind", "is_live")
+    search_fields = ("id__exact", "type__startswith", "customer_id__exact", "object_id__exact")
+    search_help_text = "Stripe's evt_, cus_, sub_, in_ or ch_, whole; or the beginning of a type, such as invoice."
+    actions = ("replay",)
+    fields = (
+        "id", "kind", "type", "of_tenant", "object_id", "customer_id", "is_live", "created_at", "received_at", "state",
+        "attempts", "due_at", "handled_at", "error", "shown",
+    )  # fmt: skip
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        """The tenants of the page's events are found by one query: an event knows only Stripe's customer."""
+        changelist = super().get_changelist_instance(request)
+        customers = {event.customer_id for event in changelist.result_list if event.customer_id}
+        known = Account.objects.filter(customer_id__in=customers).select_related("tenant")
+        tenants = {account.customer_id: account.tenant for account in known}
+        for event in changelist.result_list:
+            event.__dict__["_tenant"] = tenants.get(event.customer_id)
+        return changelist
+
+    @admin.display(description="Received (UTC)", ordering="received_at")
+    def received(self, event: StripeEvent) -> str:
+        return f"{event.received_at:%Y-%m-%d %H:%M:%S}"
+
+    @admin.display(description="Tenant")
+    def of_tenant(self, event: StripeEvent) -> SafeString | str:
+        tenant = event.__dict__.get("_tenant") or inbox.tenant_of(event)
+        return link("tenants_tenant_change", tenant, tenant.pk) if tenant else "-"
+
+    @admin.display(description="Next attempt (UTC)")
+    def waits_until(self, event: StripeEvent) -> str:
+        return f"{event.due_at:%Y-%m-%d %H:%M:%S}" if event.state == StripeEvent.State.RECEIVED else "-"
+
+    @admin.display(description="Error")
+    def said(self, event: StripeEvent) -> str:
+        return Truncator(event.error).chars(80)
+
+    @admin.display(description="As delivered")
+    def shown(self, event: StripeEvent) -> SafeString:
+        return format_html("<pre>{}</pre>", json.dumps(event.body, indent=2, ensure_ascii=False))
+
+    def has_replay_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("billing.change_stripeevent")
+
+    @admin.action(description="Replay: handle once more, by what Stripe says now", permissions=["replay"])
+    def replay(self, request: HttpRequest, queryset: QuerySet[StripeEvent]) -> None:
+        chosen = list(queryset.values_list("pk", flat=True))
+        worked = inbox.replay(event_ids=chosen, actor=actor(request), now=timezone.now())
+        if worked == len(chosen):
+            messages.success(request, f"Replayed: {worked}.")
+        else:
+            said = f"Replayed: {worked} of {len(chosen)}. The others are tried again by themselves; their errors are in the list."
+            messages.warning(request, said)
+
+
+class OfAccount(ReadOnly):
+    """Rows that belong to an account."""
+
+    key_lookup = "account__tenant__api_keys__public_id"
+    list_select_related: ClassVar[Any] = ("account__tenant",)
+    search_fields = ("account__tenant__name", "account__tenant__slug", "id__exact")
+    search_help_text = f"Tenant's name or address, an API key, or the row's id. {KEY_HELP}"
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        row_id = as_uuid(search_term.strip())
+        return (
+            (queryset.filter(pk=row_id), False)
+            if row_id
+            else super().get_search_results(request, queryset, search_term)
+        )
+
+    @admin.display(description="Tenant", ordering="account__tenant__name")
+    def tenant(self, row: Any) -> SafeString:
+        return link("tenants_tenant_change", row.account.tenant, row.account_id)
+
+
+@admin.register(PlanChange)
+class PlanChangeAdmin(OfAccount):
+    list_display = (
+        "requested_at", "tenant", "kind", "from_version", "to_version", "state", "due_at", "cut_at", "previewed_minor",
+        "ended_at", "failure",
+    )  # fmt: skip
+    list_filter = ("state", "kind")
+    list_select_related = ("account__tenant", "from_version__plan", "to_version__plan")
+    date_hierarchy = "requested_at"
+
+
+@admin.register(Consent)
+class ConsentAdmin(OfAccount):
+    list_display = (
+        "given_at", "tenant", "from_version", "to_version", "fee_minor", "currency", "bridge_calls", "fallback", "given_by",
+        "end", "ended_at",
+    )  # fmt: skip
+    list_filter = (("ended_at", admin.EmptyFieldListFilter), "end")
+    list_select_related = ("account__tenant", "from_version__plan", "to_version__plan")
+    date_hierarchy = "given_at"
+
+
+@admin.register(UsageReport)
+class UsageReportAdmin(OfAccount):
+    """Quantities on their way to Stripe, or there. Frozen: a correction is a further revision."""
+
+    paginator = BoundedPaginator
+    show_facets = admin.ShowFacets.NEVER
+    list_display = (
+        "window_start", "window_end", "tenant", "quantity", "revision", "state", "stamped_at", "attempted_at", "confirmed_at",
+        "error",
+    )  # fmt: skip
+    list_display_links = ("window_start",)
+    list_filter = ("state",)
+    ordering = ("-window_start",)
+
+
+@admin.register(StripePrices)
+class StripePricesAdmin(ReadOnly):
+    """Made by `manage.py stripe_catalogue`."""
+
+    list_display = ("version", "product_id", "fee_price_id", "usage_price_id", "meter_id", "made_at")
+    list_select_related = ("version__plan",)
+    search_fields = ("version__plan__name", "product_id", "fee_price_id", "usage_price_id")
+
+
+# -- on the tenant's page ----------------------------------------------------------------------------------------------
+
+
 @admin.display(description="Account")
 def account(tenant: Tenant) -> SafeString | str:
     found = Account.objects.filter(tenant=tenant).select_related("plan_version__plan").first()
@@ -220,4 +440,13 @@ def account(tenant: Tenant) -> SafeString | str:
     return link("billing_account_change", f"{found.plan_version}: change plan or hard limit", tenant.pk)
 
 
-TenantAdmin.sections.append(("Account", (account,)))
+@admin.display(description="Payments")
+def payments(tenant: Tenant) -> str:
+    found = Account.objects.filter(tenant=tenant).first()
+    if found is None:
+        return "-"
+    since = f", since {found.past_due_since:%d %B %Y %H:%M} (UTC)" if found.past_due_since else ""
+    return found.get_state_display() + since
+
+
+TenantAdmin.sections.append(("Account", (account, payments)))

@@ -18,10 +18,11 @@ from django.db import connection, transaction
 from django.db.models import F
 
 from tenants import audit
+from tenants.models import Tenant
 
 from . import event_bodies, reactions, stripe_api
 from .errors import StripeNotConfigured, StripeUnavailable
-from .models import Account, StripeEvent
+from .models import StripeEvent
 
 logger = logging.getLogger(__name__)
 CLAIMED = timedelta(seconds=60)  # how long one attempt may take before another worker tries
@@ -96,7 +97,7 @@ def replay(*, event_ids: Iterable[str], actor: str, now: datetime) -> int:
     for event in StripeEvent.objects.filter(pk__in=list(event_ids)).order_by("created_at"):
         with transaction.atomic():
             audit.record(
-                tenant=getattr(_account(event), "tenant", None), actor=actor, action="stripe_event.replayed",
+                tenant=tenant_of(event), actor=actor, action="stripe_event.replayed",
                 subject=event.pk, type=event.type, before=event.state,
             )  # fmt: skip
             StripeEvent.objects.filter(pk=event.pk).update(
@@ -106,10 +107,9 @@ def replay(*, event_ids: Iterable[str], actor: str, now: datetime) -> int:
     return _attempt_all(asked, now)
 
 
-def _account(event: StripeEvent) -> Account | None:
-    if not event.customer_id:
-        return None
-    return Account.objects.filter(customer_id=event.customer_id).select_related("tenant").first()
+def tenant_of(event: StripeEvent) -> Tenant | None:
+    """Whose customer the event names, if it is one of ours."""
+    return Tenant.objects.filter(account__customer_id=event.customer_id).first() if event.customer_id else None
 
 
 def _attempt_all(event_ids: Iterable[str], now: datetime) -> int:

@@ -25,7 +25,7 @@ from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
 from . import audit, directory, keys
-from .models import ApiKey, AuditEntry, Membership, Project, Tenant, User
+from .models import ApiKey, AuditEntry, Membership, Notice, Project, Tenant, User
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
@@ -254,7 +254,10 @@ class TenantAdmin(Audited):
 
     @admin.display(description="See")
     def see(self, tenant: Tenant) -> SafeString:
-        pages = {"membership": "members", "project": "projects", "apikey": "API keys", "auditentry": "audit log"}
+        pages = {
+            "membership": "members", "project": "projects", "apikey": "API keys", "notice": "notices",
+            "auditentry": "audit log",
+        }  # fmt: skip
         return links(
             *(link(f"tenants_{name}_changelist", text, tenant__id__exact=tenant.pk) for name, text in pages.items())
         )
@@ -353,3 +356,18 @@ class AuditEntryAdmin(ReadOnly):
     @admin.display(description="Time (UTC)", ordering="at")
     def time(self, entry: AuditEntry) -> str:
         return f"{entry.at:%Y-%m-%d %H:%M:%S}"
+
+
+@admin.register(Notice)
+class NoticeAdmin(ReadOnly):
+    """Mails that were sent or wait: what the customer was told, and when."""
+
+    list_display = ("created_at", "tenant", "kind", "title", "due_at", "attempts", "sent_at", "error")
+    list_display_links = ("title",)
+    list_filter = (("sent_at", admin.EmptyFieldListFilter),)
+    list_select_related = ("tenant",)
+    search_fields = ("tenant__name", "tenant__slug", "kind__startswith", "key__startswith")
+    search_help_text = (
+        "Tenant's name or address, the beginning of a kind, or of what it is about, such as an invoice's id."
+    )
+    date_hierarchy = "created_at"

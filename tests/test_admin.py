@@ -1,6 +1,7 @@
 """Operators' pages: every table opens, ledgers take no changes, what an operator changes is on record, nobody else gets in."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from billing import accounts
-from billing.models import Account, PlanVersion
+from billing.models import Account, Consent, PlanChange, PlanVersion, StripeEvent, StripePrices, UsageReport
 from billing.onboarding import Onboarded
 from metering import adjustments, engine, limits, periods
 from metering.models import (
@@ -33,7 +34,8 @@ from metering.models import (
     UsageMonth,
 )  # fmt: skip
 from metering.recorder import call_id
-from tenants.models import ApiKey, AuditEntry, Membership, Project, Tenant, User
+from tenants import notices
+from tenants.models import ApiKey, AuditEntry, Membership, Notice, Project, Tenant, User
 from tests.conftest import MakeTenant
 from tests.metering.test_limit_is_exact import attempt, caller_of
 
@@ -51,6 +53,11 @@ READ_ONLY = [
     SetAside,
     AuditEntry,
     Allowance,
+    Notice,
+    Consent,
+    PlanChange,
+    StripePrices,
+    UsageReport,
 ]
 
 
@@ -92,10 +99,34 @@ def leftovers(acme: Onboarded) -> Iterator[None]:
         id=call_id(now.timestamp()), tenant=acme.tenant, process_id=process, period_start=now, units=1, granted_at=now
     )
     aside = SetAside.objects.create(id=process, tenant_id=acme.tenant.pk, calls=2, error="out of range", records=[])
+    stripe_rows = rows_about_stripe(acme)
     yield
-    for row_ in (lease, aside):
+    for row_ in (lease, aside, *stripe_rows):
         row_.delete()
     Process.objects.filter(pk=process).delete()
+
+
+def rows_about_stripe(acme: Onboarded) -> list[Any]:
+    """One row of each table that Stripe's events, changes of plan and reports fill."""
+    notices.tell(tenant=acme.tenant, kind="payment.failed", key="in_1", title="A payment failed", text="Please look.")
+    now, version, account = timezone.now(), acme.account.plan_version, acme.account
+    versions: dict[str, Any] = {"account": account, "from_version": version, "to_version": version}
+    event = StripeEvent.objects.create(
+        id=f"evt_{acme.key.public_id}", kind="snapshot", type="invoice.paid", is_live=False, created_at=now,
+        body={"id": "evt_1"},
+    )  # fmt: skip
+    consent = Consent.objects.create(
+        **versions, currency="usd", fee_minor=4900, fallback="block", text="x", given_by="a"
+    )
+    change = PlanChange.objects.create(
+        **versions, kind="automatic", state="announced", consent=consent, requested_by="a", due_at=now
+    )
+    report = UsageReport.objects.create(
+        account=account, subscription_id="sub_1", meter_id="mtr_1", period_start=now, window_start=now,
+        window_end=now + timedelta(minutes=1), quantity=5, stamped_at=now,
+    )  # fmt: skip
+    prices = StripePrices.objects.create(version=version, product_id="prod_1", fee_price_id=f"price_{version.pk}")
+    return [event, change, consent, report, prices]
 
 
 def post(client: Client, address: str, **fields: object) -> Any:
@@ -365,7 +396,7 @@ def test_a_hard_limit_needs_a_reason_and_is_enforced(operator: Client, acme: Onb
     assert Allowance.objects.get(tenant=acme.tenant).hard_limit == 2
     assert Quota.objects.get(tenant=acme.tenant).admits == 2
     (entry,) = entries(acme.tenant, "hard_limit.set")
-    assert entry.detail == {"before": None, "reason": "Asked for by mail, ticket 81"}
+    assert (entry.detail["before"], entry.detail["reason"]) == (None, "Asked for by mail, ticket 81")
     assert entry.actor == operator.operator.email  # type: ignore[attr-defined]
     assert entries(acme.tenant, "plan.changed") == []
 
@@ -402,7 +433,14 @@ def test_an_unused_version_is_changed_on_record(operator: Client, acme: Onboarde
         name: getattr(source, name)
         for name in ("currency", "fee_minor", "included", "policy", "burst_per_second", "support")
     }
-    fields |= {"plan": source.plan_id, "tenant": acme.tenant.pk, "number": 900, "unit_price_minor": "0"}
+    fields |= {
+        "plan": source.plan_id,
+        "tenant": acme.tenant.pk,
+        "number": 900,
+        "unit_price_minor": "0",
+        "minimum_minor": 0,
+        "trial_days": 0,
+    }
     post(operator, page(PlanVersion, "add"), **fields)
     version = PlanVersion.objects.get(tenant=acme.tenant, number=900)
     post(operator, page(PlanVersion, "change", version.pk), **{**fields, "included": 4})
