@@ -213,7 +213,8 @@ def _at_period_end(
         text = f"{happens} your subscription ends and you are on {after}. Until then {before} stays as it is; nothing is paid back."
         too_many = _too_many(account, version)
         if too_many is not None:
-            text += f" Your {len(too_many.names)} projects stay, but none can be added: {after} has room for {version.max_projects}."
+            room, count = version.max_projects, len(too_many.names)
+            text += f" Your {count} projects stay, but none can be added: {after} has room for {room}."
     else:
         text = (
             f"{happens} {after} begins. Until then {before} stays as it is, with what it includes; nothing is due now."
