@@ -7,9 +7,7 @@ can be asked about any state. Nothing here changes anything, and a server that i
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any
 
 import redis
@@ -21,6 +19,8 @@ from django.db.migrations.executor import MigrationExecutor
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from config import doctor_stripe
+from config.findings import Finding, Grade, information, ok, problem
 from metering import invariants, partitions, periods
 from metering.invariants import Violation
 from metering.tasks import HEARTBEAT
@@ -40,37 +40,6 @@ SERVER_VALUES = (
 )  # fmt: skip
 
 
-class Grade(StrEnum):
-    OK = "ok"
-    PROBLEM = "problem"
-    INFORMATION = "info"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check saw. `mend` says what to do about a problem."""
-
-    name: str
-    grade: Grade
-    detail: str
-    mend: str = ""
-
-    def as_json(self) -> dict[str, str]:
-        return asdict(self)
-
-
-def ok(name: str, detail: str) -> Finding:
-    return Finding(name, Grade.OK, detail)
-
-
-def problem(name: str, detail: str, mend: str) -> Finding:
-    return Finding(name, Grade.PROBLEM, detail, mend)
-
-
-def information(name: str, detail: str, mend: str = "") -> Finding:
-    return Finding(name, Grade.INFORMATION, detail, mend)
-
-
 def examine(*, now: datetime, environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
     """Every finding, in the order in which a person would mend them."""
     complaints = [message for message in checks.run_checks(tags=["meterhouse"]) if not message.is_silenced()]
@@ -86,7 +55,7 @@ def examine(*, now: datetime, environ: Mapping[str, str] = os.environ) -> Iterat
     else:
         yield from _guarded("Redis", lambda: on_redis(now=now, offsets=offsets))
     yield clocks(offsets=offsets)
-    yield stripe(test_key=settings.STRIPE_TEST_SECRET_KEY, live_key=settings.STRIPE_LIVE_SECRET_KEY)
+    yield from doctor_stripe.at_stripe()
 
 
 def _guarded(name: str, found: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -110,13 +79,6 @@ def configuration(*, complaints: Sequence[checks.CheckMessage]) -> list[Finding]
     ] or [ok("Configuration", f"complete; this deployment is {settings.PUBLIC_URL}")]
 
 
-def stripe(*, test_key: str, live_key: str) -> Finding:
-    """Stripe is optional: without it everything but payment works."""
-    if not test_key and not live_key:
-        return information("Stripe", "not connected: keys are not set")
-    return information("Stripe", f"{'live' if live_key and settings.STRIPE_LIVE_MODE else 'test'} keys are set")
-
-
 # -- PostgreSQL ----------------------------------------------------------------------------------------------------------
 
 
@@ -134,6 +96,7 @@ def on_postgresql(*, now: datetime, environ: Mapping[str, str], offsets: dict[st
     yield partitions_ahead(now=now)
     yield default_partitions()
     yield from metering_invariants()
+    yield from doctor_stripe.in_database(now=now)
 
 
 def server_values() -> dict[str, str]:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -11,8 +12,8 @@ from django.core.management import call_command
 from django.db import connection
 
 from billing.onboarding import Onboarded
-from config import doctor
-from config.doctor import Finding, Grade
+from config import doctor, doctor_stripe
+from config.findings import Finding, Grade
 from metering import engine, invariants
 from metering.database import conninfo
 from metering.ledger import commit
@@ -189,9 +190,35 @@ def test_partitions_that_are_missing_are_named(committed: None) -> None:
     assert f"metering_call_{now + timedelta(days=90):%Y%m%d}" in later.detail
 
 
-def test_without_stripe_nothing_is_wrong() -> None:
-    assert doctor.stripe(test_key="", live_key="").detail == "not connected: keys are not set"
-    assert "sk_test" not in doctor.stripe(test_key="sk_test_123", live_key="").detail
+def test_without_stripe_nothing_is_wrong(settings: Any) -> None:
+    settings.STRIPE_TEST_SECRET_KEY = ""
+    (finding,) = doctor_stripe.at_stripe()
+    assert (finding.grade, finding.detail) == (Grade.INFORMATION, "not connected: no key is set")
+
+
+def test_a_stripe_that_does_not_answer_is_named_without_its_key(settings: Any) -> None:
+    settings.STRIPE_API_BASE, settings.STRIPE_IS_REAL = "http://127.0.0.1:9", False
+    settings.STRIPE_TEST_SECRET_KEY = "sk_test_" + "a" * 24
+    (finding,) = doctor_stripe.at_stripe()
+    assert finding.grade == Grade.PROBLEM
+    assert "cannot be reached" in finding.detail
+    assert "aaaa" not in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("finding", "grade", "mend"),
+    [
+        (doctor_stripe.catalogued(["Launch v1"]), Grade.PROBLEM, "stripe_catalogue"),
+        (doctor_stripe.catalogued([]), Grade.OK, ""),
+        (doctor_stripe.events(failed=1, late=0), Grade.PROBLEM, "replay"),
+        (doctor_stripe.events(failed=0, late=2), Grade.PROBLEM, "worker"),
+        (doctor_stripe.events(failed=0, late=0), Grade.OK, ""),
+        (doctor_stripe.changes(["acme"]), Grade.PROBLEM, "log"),
+    ],
+)
+def test_what_waits_for_stripe_is_named_with_its_mend(finding: Finding, grade: Grade, mend: str) -> None:
+    assert finding.grade == grade
+    assert mend in finding.mend
 
 
 # -- invariants --------------------------------------------------------------------------------------------------------
