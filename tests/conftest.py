@@ -59,6 +59,9 @@ def now() -> datetime:
 @pytest.fixture(scope="session")
 def django_db_setup(django_test_environment: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
     """The test database exists for every test that asks, not only for those that pytest-django's marker names."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")  # each has a database of its own
+    test = connections["default"].settings_dict["TEST"]
+    test["NAME"] = "_".join(filter(None, ("test", connections["default"].settings_dict["NAME"], worker)))
     with django_db_blocker.unblock():
         made = setup_databases(verbosity=0, interactive=False, aliases={"default": None})
     yield

@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from config.stack import Stack
 
@@ -40,3 +41,6 @@ def provide() -> None:
     os.environ.update(ENVIRONMENT)
     if not (os.environ.get("DATABASE_URL") and os.environ.get("REDIS_URL")):
         _start()
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    if worker:  # the servers are shared, what is in them is not: see also conftest's django_db_setup
+        os.environ["REDIS_URL"] = urlsplit(os.environ["REDIS_URL"])._replace(path=f"/{int(worker) + 1}").geturl()
