@@ -12,10 +12,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import requests
 import stripe as library
 
 from billing import accounts, catalogue, stripe_api, subscriptions
 from billing.models import Account, PlanVersion, StripePrices
+from sandbox.stripe_simulator import Settings, StripeSimulator
+from sandbox.stripe_simulator.faults import Faults
 from tests.conftest import MakeTenant
 
 KEY = "sk_test_" + "simulatedStripe" * 2
@@ -27,24 +30,24 @@ GOOD_CARD, REFUSING_CARD = "pm_card_visa", "pm_card_chargeCustomerFail"
 class Stripe:
     """The simulated Stripe, and what customers and operators do there."""
 
-    simulator: Any
+    simulator: StripeSimulator
 
     @property
     def url(self) -> str:
-        return str(self.simulator.url)
+        return self.simulator.url
 
     @property
-    def faults(self) -> Any:
+    def faults(self) -> Faults:
         return self.simulator.faults
 
     @property
     def now(self) -> datetime:
-        return datetime.fromtimestamp(self.simulator.now, UTC)
+        return datetime.fromtimestamp(self.simulator.clock.now, UTC)
 
     def advance(self, to: datetime | timedelta) -> None:
         """It is this moment, or so much later, and all that was due by then has happened."""
         moment = self.now + to if isinstance(to, timedelta) else to
-        self.simulator.advance_to(int(moment.timestamp()))
+        self.simulator.clock.to(int(moment.timestamp()))
 
     @property
     def client(self) -> library.StripeClient:
@@ -70,6 +73,11 @@ class Stripe:
         for subscription in client.subscriptions.list({"customer": customer_id}).data:
             client.subscriptions.update(subscription.id, {"default_payment_method": method.id})
 
+    def submit(self, page_url: str, **fields: str) -> str:
+        """The form of one of Stripe's pages is sent; the address that it leads to, empty when it stays where it is."""
+        answer = requests.post(page_url, data=fields, allow_redirects=False, timeout=10)
+        return answer.headers.get("Location", "")
+
     def pay_all(self, customer_id: str) -> None:
         """The customer pays what is open."""
         for invoice in stripe_api.open_invoices(customer_id):
@@ -79,9 +87,7 @@ class Stripe:
 @pytest.fixture
 def stripe(settings: Any) -> Iterator[Stripe]:
     """A Stripe of the test's own; the settings point to it."""
-    from sandbox.stripe_simulator import StripeSimulator
-
-    with StripeSimulator(api_keys=(KEY,), summary_delay_seconds=0) as simulator:
+    with StripeSimulator(seed=1, settings=Settings(api_keys=(KEY,), summary_delay_seconds=0)) as simulator:
         settings.STRIPE_API_BASE, settings.STRIPE_IS_REAL = simulator.url, False
         settings.STRIPE_LIVE_MODE, settings.STRIPE_TEST_SECRET_KEY = False, KEY
         settings.STRIPE_WEBHOOK_SECRETS = [WEBHOOK_SECRET]
