@@ -49,14 +49,14 @@ def begin(
     prices = offered_prices(account=account, version=version, currency=currency)
     _refuse_second(account)
     urls = Urls(success_url, cancel_url)
-    customer_id = _customer(account)
+    customer_id = customer(account)
     page_for = partial(_page, account=account, prices=prices, currency=currency, urls=urls, now=now)
     try:
         page = page_for(customer_id=customer_id)
     except NoSuchObject as error:
         if customer_id not in str(error):
             raise
-        customer_id = _customer(account, instead_of=customer_id)  # it was deleted at Stripe
+        customer_id = customer(account, instead_of=customer_id)  # it was deleted at Stripe
         page = page_for(customer_id=customer_id)
     audit.record(
         tenant=account.tenant,
@@ -140,7 +140,7 @@ def _open_page(pages: list[Checkout], prices: StripePrices, currency: str) -> Ch
     return kept
 
 
-def _customer(account: Account, *, instead_of: str | None = None) -> str:
+def customer(account: Account, *, instead_of: str | None = None) -> str:
     """The tenant's customer at Stripe, made when there is none; `instead_of` is one that Stripe has no more."""
     if account.customer_id and account.customer_id != instead_of:
         return account.customer_id
@@ -176,13 +176,13 @@ def portal(*, account: Account, return_url: str, flow: str = "") -> str:
 
 def card(*, account: Account, success_url: str, cancel_url: str, actor: str, now: datetime) -> str:
     """The address of a page on which the customer leaves a card for later; nothing is charged. Raises StripeError."""
-    customer_id = _customer(account)
+    customer_id = customer(account)
     about = {"success_url": success_url, "cancel_url": cancel_url}
     key = f"card-{account.pk}-{now:%Y%m%d%H%M}-{urlsplit(success_url).path}"
     try:
         page = stripe_api.create_card_setup(customer_id=customer_id, **about, key=key)
     except NoSuchObject:
-        customer_id = _customer(account, instead_of=customer_id)
+        customer_id = customer(account, instead_of=customer_id)
         page = stripe_api.create_card_setup(customer_id=customer_id, **about, key=f"{key}-{customer_id}")
     audit.record(tenant=account.tenant, actor=actor, action="card.asked", subject=page.id)
     return page.url

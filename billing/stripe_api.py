@@ -215,6 +215,15 @@ def card_of(customer_id: str) -> str:
         return str(max(known, key=lambda one: one["created"])["id"]) if known else ""
 
 
+def give_card(*, customer_id: str, card: str, key: str) -> None:
+    """The customer's invoices are charged to this payment method; in test mode one of Stripe's test cards, as `pm_card_visa`."""
+    with _asking():
+        attached = _plain(_client().v1.payment_methods.attach(card, {"customer": customer_id}, _options(f"{key}-attach")))
+        _client().v1.customers.update(
+            customer_id, {"invoice_settings": {"default_payment_method": attached["id"]}}, _options(f"{key}-use")
+        )
+
+
 # -- Pages of Stripe -----------------------------------------------------------------------------------------------------
 def create_checkout(
     *,

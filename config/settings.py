@@ -260,5 +260,6 @@ LOGGING = {
         "django": {"handlers": [], "level": "INFO", "propagate": True},
         "django.request": {"level": "ERROR", "filters": ["with_traceback"]},  # a 4xx is the caller's affair
         "django.server": {"level": "ERROR"},
+        "stripe": {"level": "WARNING"},  # else two lines for each request
     },
 }
