@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -27,6 +27,7 @@ from .recorder import Batch, Buffer, Entry, Settled
 logger = logging.getLogger(__name__)
 RENEW_SECONDS = 1.0
 TIDY_SECONDS = 30.0
+AWAY = psycopg.OperationalError, psycopg.InterfaceError  # not the records' fault: Unreachable, and they are sent again
 
 
 class Engine:
@@ -50,6 +51,7 @@ class Engine:
         self._stopping = threading.Event()
         self._renewed_at = self._tidied_at = float("-inf")
         self._failing_since: float | None = None
+        self._failure: type[Exception] | None = None
 
     # -- what requests use ---------------------------------------------------------------------------------------------
 
@@ -78,18 +80,21 @@ class Engine:
 
     def record_durably(self, entry: Entry) -> None:
         """The call is in the ledger; while PostgreSQL is away, on disk in the spool, and in the ledger as soon as it is back."""
-        batch = Batch((entry,), {})
-        if not self._send(batch):
-            with self._flush_lock:
-                self.backlog.keep(batch)
+        batch, is_sent = Batch((entry,), {}), False
+        try:
+            is_sent = self._send(batch)
+        finally:
+            if not is_sent:
+                with self._flush_lock:
+                    self.backlog.keep(batch)
 
     # -- flushing ------------------------------------------------------------------------------------------------------
 
     def flush(self, *, everything: bool = False) -> bool:
-        """What was recorded until now is committed, unused units are returned; False while PostgreSQL is away.
+        """What was recorded until now is committed, unused units are returned; False while that cannot be done.
 
-        With `everything` all leases go back, not only idle ones. What cannot be committed waits in the backlog: on disk, in
-        batches whose ids make it harmless to send one twice.
+        With `everything` all leases go back, not only idle ones. What cannot be committed, whatever the reason, waits in the
+        backlog: on disk, in batches whose ids make it harmless to send one twice.
         """
         with self._flush_lock:
             is_back = self.backlog.drain(self._send)
@@ -97,18 +102,20 @@ class Engine:
             entries = self.buffer.take()
             if not entries and not returns:
                 return is_back
-            batch = Batch(entries, returns)
-            if is_back and self._send(batch):
-                return True
-            self.backlog.keep(batch)
-            return False
+            batch, is_sent = Batch(entries, returns), False
+            try:
+                is_sent = is_back and self._send(batch)
+            finally:  # also when this thread is told to end in the middle of it
+                if not is_sent:
+                    self.backlog.keep(batch)
+            return is_sent
 
     def adopt(self) -> None:
         """Calls that processes of this machine left on disk when they ended are in the ledger."""
         self.backlog.adopt(self._send_foreign)
 
     def _send(self, batch: Batch) -> bool:
-        """The batch is in the ledger, what it cannot take set aside; False while PostgreSQL is away."""
+        """The batch is in the ledger, what it cannot take set aside; False when it must be sent again."""
         settled = self._commit(batch)
         if settled is None:
             return False
@@ -127,12 +134,12 @@ class Engine:
             with self.database.connection() as connection:
                 try:
                     settled = commit(connection, batch)
-                except psycopg.OperationalError:
+                except AWAY:
                     raise
                 except psycopg.Error:
                     settled = []
                     self._send_apart(connection, batch)
-        except Unreachable as error:
+        except Exception as error:  # noqa: BLE001 -- PostgreSQL is away, or nobody thought of it: it may be in the ledger or not
             self._note_failure(error)
             return None
         self._note_success()
@@ -146,7 +153,7 @@ class Engine:
     def _send_part(self, connection: Connection, part: Batch) -> None:
         try:
             commit(connection, part)
-        except psycopg.OperationalError:
+        except AWAY:
             raise
         except psycopg.Error as error:
             if len(part.entries) < 2:  # noqa: PLR2004 -- nothing to halve
@@ -158,14 +165,17 @@ class Engine:
     def _note_failure(self, error: Exception) -> None:
         if self._failing_since is None:
             self._failing_since = time.monotonic()
+        if type(error) is not self._failure:
+            self._failure = type(error)
             logger.warning(
-                "Flush failed, records are kept and sent again: %s", str(error).strip() or type(error).__name__
-            )
+                "Flush failed, records are kept and sent again: %s", str(error).strip() or type(error).__name__,
+                exc_info=None if isinstance(error, Unreachable) else error,
+            )  # fmt: skip
 
     def _note_success(self) -> None:
         if self._failing_since is not None:
             logger.warning("Flushing again after %.1f s.", time.monotonic() - self._failing_since)
-            self._failing_since = None
+            self._failing_since = self._failure = None
 
     # -- the thread ----------------------------------------------------------------------------------------------------
 
@@ -184,19 +194,26 @@ class Engine:
 
     def _loop(self) -> None:
         interval = settings.METERING["FLUSH_SECONDS"]
-        self._warm_up()
+        self._outlive(self._warm_up)
         due = time.monotonic()
         while not self._stopping.is_set():
             self.buffer.wake.wait(max(0.0, due - time.monotonic()))
             self.buffer.wake.clear()
             due = time.monotonic() + interval  # from begin to begin: a slow flush does not add to what a kill may lose
-            try:
-                if not self.flush():
-                    self._stopping.wait(interval)
-                self._tend()
-            except Exception:  # the thread must outlive whatever this is: without it nothing is counted
-                logger.exception("The flush thread met an error and goes on.")
-                self._stopping.wait(RENEW_SECONDS)
+            self._outlive(self._work)
+
+    def _work(self) -> None:
+        if not self.flush():
+            self._stopping.wait(settings.METERING["FLUSH_SECONDS"])
+        self._tend()
+
+    def _outlive(self, act: Callable[[], None]) -> None:
+        """Done, or its error is logged: without the thread nothing is counted."""
+        try:
+            act()
+        except Exception:
+            logger.exception("The flush thread met an error and goes on.")
+            self._stopping.wait(RENEW_SECONDS)
 
     def _warm_up(self) -> None:
         """The first flush of a connection plans its statements, ten times as long as later ones: better one of nothing."""

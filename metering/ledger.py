@@ -228,7 +228,7 @@ def _period_of(entry: Entry, known: list[tuple[float, float]], anchor: datetime 
 def set_aside(connection: Connection, batch: Batch, error: psycopg.Error) -> None:
     """Records that the ledger cannot take are kept with the reason; their leases expire with the process."""
     tenant_id = batch.entries[0].tenant_id if batch.entries else next(iter(batch.returns))[0]
-    records = [{name: str(getattr(entry, name)) for name in Entry._fields} for entry in batch.entries]
+    records = [{name: _storable(str(getattr(entry, name))) for name in Entry._fields} for entry in batch.entries]
     logger.error("%d calls of tenant %s set aside: %s", len(batch.entries), tenant_id, error)
     connection.execute(
         "INSERT INTO metering_setaside (id, tenant_id, at, calls, error, records) VALUES (%s, %s, clock_timestamp(), %s, %s, %s) "
