@@ -23,6 +23,7 @@ CAPABILITY = re.compile(r"[a-z][a-z0-9_.-]{0,59}")
 MAX_COST = 1_000_000
 PERIOD_LIMITS = {"quota", "hard_limit"}
 LIMIT_NAMES = {"daily_cap": "day", "project_limit": "project", "key_limit": "key"}
+MICROSECOND = 1e-6  # the database keeps no less
 UNBOUNDED = 999_999_999_999_999  # the largest integer that a structured field carries (RFC 9651, 3.3.1)
 # Plain values: a member's own comparison and `.value` cost every call a Python function.
 NOT_BILLED = {HTTPStatus.UNAUTHORIZED.value, HTTPStatus.FORBIDDEN.value, HTTPStatus.TOO_MANY_REQUESTS.value}
@@ -104,7 +105,7 @@ def open_call(*, caller: Caller, capability: str, cost: int = 1) -> MeteredCall:
 def _refused(refusal: Refusal, caller: Caller, capability: str) -> MeteredCall:
     meter = engine()
     bounds = refusal.bounds
-    occurred_at = min(max(meter.clock.now(), bounds.start), math.nextafter(bounds.end, 0))
+    occurred_at = min(max(meter.clock.now(), bounds.start), bounds.end - MICROSECOND)
     return MeteredCall(
         call_id(occurred_at), caller, capability, meter.holding(caller.tenant_id), bounds, occurred_at, None, refusal.by,
         _quota_exceeded(refusal, occurred_at, caller), refusal,

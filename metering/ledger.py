@@ -8,7 +8,7 @@ order, quota first, so no two flushes wait for each other.
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import groupby
 from uuid import UUID
@@ -22,26 +22,28 @@ from .recorder import Batch, Entry, Returns, Settled
 
 logger = logging.getLogger(__name__)
 HOUR = 3600.0
+HALF_A_MICROSECOND = 5e-7  # the database rounds: what lies closer than this before an hour occurred in that hour
 REFUSED_ROWS = 100  # refused calls of one key, capability and reason that a batch logs one by one; the rest share a row
 BOUNDARY_MOVED = "MH001"
-PLACINGS = 3  # a boundary that moves more often than this while one batch is sent is an error
+PLACINGS = 3  # when a boundary moves more often than this while one batch is sent, the batch is sent again later
 ARGUMENTS = 34
+POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 COMMIT = f"SELECT * FROM metering_commit({', '.join(['%s'] * ARGUMENTS)})"
 
 
 def commit(connection: Connection, batch: Batch) -> list[Settled]:
     """The batch is in the database exactly once; empty when it was there already. Raises psycopg's errors.
 
-    A call whose period's boundary has moved since it was admitted is recorded in the period that holds it now.
+    A call whose period's boundary has moved since it was admitted is recorded in the period that holds it now. While boundaries
+    keep moving that is no error of the batch: raises SerializationFailure, an OperationalError, and nothing was recorded.
     """
-    for _ in range(PLACINGS):
+    for placing in range(PLACINGS + 1):
         try:
-            return _commit(connection, batch)
+            return _commit(connection, batch if placing == 0 else _placed(connection, batch))
         except psycopg.Error as error:
             if error.sqlstate != BOUNDARY_MOVED:
                 raise
-        batch = _placed(connection, batch)
-    return _commit(connection, batch)
+    raise psycopg.errors.SerializationFailure("Boundaries of periods moved all the while.")
 
 
 def _commit(connection: Connection, batch: Batch) -> list[Settled]:
@@ -101,7 +103,8 @@ def _hours(entries: list[Entry]) -> tuple[Hours, list[int]]:
     of_entries = []
     for e in entries:
         at = e.occurred_at
-        key = (e.tenant_id, e.period_start, at // HOUR * HOUR, e.project_id, e.key_id, _storable(e.capability))
+        hour = (at + HALF_A_MICROSECOND) // HOUR * HOUR
+        key = (e.tenant_id, e.period_start, hour, e.project_id, e.key_id, _storable(e.capability))
         change = hours.get(key)
         if change is None:
             change = hours[key] = Change(e.period_end, at, at)
@@ -197,7 +200,7 @@ ANCHORS = "SELECT tenant_id, anchor FROM metering_allowance WHERE tenant_id = AN
 
 
 def _placed(connection: Connection, batch: Batch) -> Batch:
-    """The batch, under the same id, with each call in the period that holds it now."""
+    """The batch, under the same id, with each call in the period that holds it now, or in one that overlaps no other."""
     tenant_ids = list({entry.tenant_id for entry in batch.entries})
     known: dict[UUID, list[tuple[float, float]]] = {}
     for tenant_id, start, end in connection.execute(PERIODS, (tenant_ids,)):
@@ -205,9 +208,18 @@ def _placed(connection: Connection, batch: Batch) -> Batch:
     anchors: dict[UUID, datetime] = dict(connection.execute(ANCHORS, (tenant_ids,)))
     entries = []
     for entry in batch.entries:
-        start, end = _period_of(entry, known.get(entry.tenant_id, []), anchors.get(entry.tenant_id))
-        entries.append(entry._replace(period_start=start, period_end=end))
+        stored = entry._replace(occurred_at=_stored(entry.occurred_at).timestamp())
+        of_tenant = known.setdefault(entry.tenant_id, [])
+        period = _period_of(stored, of_tenant, anchors.get(entry.tenant_id))
+        if period not in of_tenant:
+            of_tenant.append(period)
+        entries.append(stored._replace(period_start=period[0], period_end=period[1]))
     return Batch(tuple(entries), batch.returns, batch.id)
+
+
+def _stored(instant: float) -> datetime:
+    """The instant to the microsecond, rounded exactly as `to_timestamp` rounds it: the last before a boundary may become it."""
+    return POSTGRES_EPOCH + timedelta(microseconds=round((instant - POSTGRES_EPOCH.timestamp()) * 1e6))
 
 
 def _period_of(entry: Entry, known: list[tuple[float, float]], anchor: datetime | None) -> tuple[float, float]:

@@ -1,19 +1,25 @@
 """A boundary that is learned late moves what was recorded on its wrong side, and nothing is counted twice or lost."""
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 from django.db import connection, connections, transaction
 from django.utils import timezone
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pytest_django import Settings
 
 from billing.onboarding import Onboarded
-from metering import adjustments, boundaries, engine, invariants, limits, partitions, rebuild
+from metering import adjustments, boundaries, engine, invariants, ledger, limits, partitions, rebuild
+from metering.clock import DatabaseClock
 from metering.database import conninfo
 from metering.ledger import commit
 from metering.models import Allowance, Call, LimitKind
@@ -22,7 +28,7 @@ from metering.recorder import Batch, call_id
 from tests.conftest import MakeTenant, wait_until
 from tests.metering.ledger import books
 from tests.metering.test_limit_is_exact import attempt, caller_of
-from tests.metering.test_recovery import entry
+from tests.metering.test_recovery import Frozen, entry
 
 pytestmark = pytest.mark.usefixtures("committed")
 NOW = datetime.now(UTC).replace(minute=17, second=3, microsecond=250)
@@ -132,6 +138,91 @@ def test_a_call_that_is_flushed_late_lands_in_the_period_that_holds_it(
     assert_right(acme)
 
 
+def test_boundaries_that_keep_moving_make_a_flush_wait_and_nothing_is_set_aside(
+    make_tenant: MakeTenant, monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path
+) -> None:
+    settings.METERING = {**settings.METERING, "SPOOL_DIR": str(tmp_path)}
+    acme, meter, placed = make_tenant(now=NOW, anchor=NOW - timedelta(days=5)), engine.Engine(), ledger._placed
+    start, end, _ = rows(acme)[-1]
+    old = {"period_start": start.timestamp(), "period_end": end.timestamp()}
+    meter.buffer.append(entry(acme, occurred_at=NOW.timestamp(), **old))
+    seconds_before = iter((60, 30, 15, 8))
+
+    def move() -> None:
+        boundary = NOW - timedelta(seconds=next(seconds_before))
+        boundaries.learn(tenant_id=acme.tenant.id, period=Period(boundary, boundary + timedelta(days=30)), now=NOW)
+
+    def placed_and_moved_again(*arguments: Any) -> Batch:
+        batch = placed(*arguments)
+        move()
+        return batch
+
+    move()
+    with monkeypatch.context() as moving:
+        moving.setattr(ledger, "_placed", placed_and_moved_again)
+        assert not meter.flush()
+    assert books(acme.tenant.id).used == 0
+    assert invariants.nothing_is_set_aside(tenant_id=acme.tenant.id) == []
+    assert meter.flush()
+    meter.database.close()
+    assert [used for _, _, used in rows(acme)] == [0, 0, 0, 0, 1]
+    assert_right(acme)
+
+
+@pytest.mark.parametrize("is_boundary", [True, False])
+def test_a_call_of_an_hours_last_instant_counts_where_the_database_rounds_it(
+    make_tenant: MakeTenant, database: psycopg.Connection[tuple[object, ...]], is_boundary: bool
+) -> None:
+    acme = make_tenant(now=NOW, anchor=NOW - timedelta(days=5))
+    start, end, _ = rows(acme)[-1]
+    hour = hour_of(NOW)
+    if is_boundary:
+        boundaries.learn(tenant_id=acme.tenant.id, period=Period(hour, hour + timedelta(days=30)), now=NOW)
+        end = hour
+    old = {"period_start": start.timestamp(), "period_end": end.timestamp()}
+    commit(database, Batch((entry(acme, occurred_at=math.nextafter(hour.timestamp(), 0), **old),), {}))
+    assert Call.objects.get(tenant=acme.tenant).occurred_at == hour
+    assert [used for _, _, used in rows(acme)] == ([0, 1] if is_boundary else [1])
+    assert_right(acme)
+
+
+def test_a_call_that_is_refused_when_its_period_has_just_ended_is_recorded_in_it(
+    make_tenant: MakeTenant, settings: Settings
+) -> None:
+    settings.METERING = {**settings.METERING, "REFUSAL_MEMORY_SECONDS": 60.0}
+    acme, frozen = make_tenant(included=0), Frozen()
+    end = timezone.now() + timedelta(seconds=30)
+    boundaries.learn(
+        tenant_id=acme.tenant.id, period=Period(end - timedelta(days=30), end), now=end - timedelta(seconds=30)
+    )
+    meter = engine.Engine(clock=DatabaseClock(frozen), inline=True)
+    with engine.replaced(meter):
+        assert attempt(caller_of(acme.api_key), 1) == 0
+        frozen.ahead += 40
+        assert attempt(caller_of(acme.api_key), 1) == 0
+        meter.stop()
+    assert max(call.occurred_at for call in Call.objects.filter(tenant=acme.tenant)) == end - timedelta(microseconds=1)
+    assert books(acme.tenant.id).quota_refused == 2
+    assert_right(acme)
+
+
+def test_calls_whose_allowance_is_gone_are_recorded_in_periods_that_do_not_overlap(
+    make_tenant: MakeTenant, database: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    acme = make_tenant(now=NOW, anchor=NOW - timedelta(days=5))
+    Allowance.objects.filter(tenant=acme.tenant).delete()
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM metering_quota WHERE tenant_id = %s", [acme.tenant.id])
+    entries = []
+    for days in (3, 1, 2):  # calls of three bounds that overlap, and none of them is known any more
+        start = NOW - timedelta(days=days)
+        bounds = {"period_start": start.timestamp(), "period_end": (start + timedelta(days=30)).timestamp()}
+        entries.append(entry(acme, occurred_at=NOW.timestamp() - days * 3600, **bounds))
+    commit(database, Batch(tuple(entries), {}))
+    assert books(acme.tenant.id).used == 3
+    assert_right(acme)
+
+
 def test_leases_follow_to_the_running_period(make_tenant: MakeTenant) -> None:
     acme = make_tenant(included=100, burst_per_second=10**6)
     limits.put(tenant=acme.tenant, kind=LimitKind.KEY, subject_id=acme.key.id, calls=90, actor="test")
@@ -171,7 +262,7 @@ def test_an_hour_that_the_call_log_no_longer_keeps_is_not_cut(make_tenant: MakeT
     assert rows(acme) == before
 
 
-MANY = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = hypothesis_settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 MINUTES, HOURS = 7 * 24 * 60, 90 * 24
 
 
