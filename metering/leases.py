@@ -31,7 +31,7 @@ SHORT_SECONDS, LONG_SECONDS = 0.5, 2.0
 SHARE_FOR_EACH_PROCESS = 4  # with P processes a grant takes at most one part in 4 P of what remains
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True)
 class Bounds:
     """A tenant's running period and what is enforced in it. Instants are seconds since the epoch. Never changed, only replaced."""
 
@@ -48,7 +48,7 @@ class Bounds:
     daily_cap: int | None = None
     limited_projects: frozenset[int] = frozenset()
     limited_keys: frozenset[int] = frozenset()
-    policy_text: str = ""  # the RateLimit-Policy field, made once
+    policy_text: str = field(default="", compare=False)  # the RateLimit-Policy field, made once
 
 
 class Refusal(NamedTuple):
@@ -416,9 +416,4 @@ def _bounds(holding: Holding, row: Granted) -> Bounds:
         frozenset(row.limited_keys or ()),
     )  # fmt: skip
     known = holding.bounds
-    return known if known is not None and _facts(known) == _facts(new) else new
-
-
-def _facts(bounds: Bounds) -> tuple[object, ...]:
-    names = Bounds.__slots__[:-1]  # all but the text
-    return tuple(getattr(bounds, name) for name in names)
+    return known if known is not None and known == new else new
