@@ -98,7 +98,7 @@ class Engine:
         """
         with self._flush_lock:
             is_back = self.backlog.drain(self._send)
-            returns = self.leases.take_returns(everything=everything)
+            returns = self.leases.take_returns(everything=everything, is_reachable=is_back)
             entries = self.buffer.take()
             if not entries and not returns:
                 return is_back

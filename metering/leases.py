@@ -225,13 +225,22 @@ class Leases:
                 holding.used = used
                 holding.pending = max(0, holding.pending - recorded)
 
-    def take_returns(self, *, everything: bool = False) -> dict[tuple[UUID, UUID], int | None]:
-        """Units that go back with the next flush: those of idle leases, and all unused ones where little remains."""
-        idle_since = self._clock.now() - settings.METERING["IDLE_SECONDS"]
+    def take_returns(
+        self, *, everything: bool = False, is_reachable: bool = True
+    ) -> dict[tuple[UUID, UUID], int | None]:
+        """Units that go back with the next flush: those of idle and of old leases, and all unused ones where little remains.
+
+        Old: granted more than LEASE_SECONDS ago, so that a change that `release` missed is noticed within that time. While
+        PostgreSQL is away nothing changes, and they serve on.
+        """
+        now = self._clock.now()
+        idle_since = now - settings.METERING["IDLE_SECONDS"]
+        old_since = now - settings.METERING["LEASE_SECONDS"] if is_reachable else float("-inf")
         everything = everything or self._process.is_lapsed()
         for slot, holding in list(self._leased.items()):
             with holding.lock:
-                if everything or slot.touched_at < idle_since or slot.is_scarce or self._is_scarce(holding):
+                is_done = slot.touched_at < idle_since or slot.granted_at < old_since
+                if everything or is_done or slot.is_scarce or self._is_scarce(holding):
                     self._drop(holding, slot)
         with self._returns_lock:
             returns, self._returns = self._returns, {}

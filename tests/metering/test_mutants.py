@@ -24,6 +24,7 @@ from tests.conftest import wait_until as patiently
 from tests.metering import (
     test_boundaries,
     test_costs,
+    test_leases,
     test_limit_is_exact,
     test_periods,
     test_recovery,
@@ -116,6 +117,10 @@ def late_limit(make_tenant: MakeTenant, settings: Settings) -> None:
     test_several_limits.test_a_limit_that_is_set_late_counts_what_was_used_before(make_tenant)
 
 
+def missed_change(make_tenant: MakeTenant, settings: Settings) -> None:
+    test_leases.test_a_change_that_was_missed_is_noticed_when_the_lease_is_old(make_tenant, settings)
+
+
 def month_ends(make_tenant: MakeTenant, settings: Settings) -> None:
     for name, test in vars(test_periods).items():
         if name.startswith("test_") and hasattr(test, "hypothesis"):
@@ -148,6 +153,7 @@ MUTANTS = [
            "            self._return(holding.tenant_id, lease.id, lease.left)\n"
            "            self._return(holding.tenant_id, lease.id, lease.left)\n", in_flight),
     Mutant("use a lease after it went back", leases, "            lease.left = 0\n", "            slot.lease = lease\n", in_flight),
+    Mutant("use a lease for ever", leases, "slot.granted_at < old_since", "False", missed_change),
     Mutant("admit below the cost", leases, "lease.left < cost", "lease.left < 1", mixed_costs),
     Mutant("take one unit whatever the cost", leases, "lease.left -= cost", "lease.left -= 1", in_flight),
     Mutant("give back to a lease that is gone", leases, "if ticket.slot.lease is lease:", "if True:", in_flight),
