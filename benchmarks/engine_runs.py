@@ -10,7 +10,7 @@ from django.conf import settings
 
 from metering import calls
 from metering import engine as engines
-from metering.leases import Refused
+from metering.holdings import Refused
 from metering.models import Outcome
 from metering.recorder import Entry, call_id
 from tenants.keys import Caller

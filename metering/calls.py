@@ -15,7 +15,7 @@ from tenants.problems import Problem, ServiceUnavailable
 
 from . import burst
 from .engine import engine
-from .leases import Bounds, Holding, LimitUnknown, NoAllowance, Refusal, Refused, Ticket
+from .holdings import Bounds, Holding, LimitUnknown, NoAllowance, Refusal, Refused, Ticket
 from .models import Outcome, Policy
 from .recorder import Entry, call_id
 

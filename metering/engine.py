@@ -19,7 +19,8 @@ from django.conf import settings
 from .backlog import Backlog
 from .clock import DatabaseClock
 from .database import Connection, Connects, Database, Unreachable
-from .leases import Holding, Leases, Ticket
+from .holdings import Holding, Ticket
+from .leases import Leases
 from .ledger import commit, set_aside
 from .process import BURY, CHANGED, Registration
 from .recorder import Batch, Buffer, Entry, Settled
@@ -61,7 +62,7 @@ class Engine:
         return self.buffer.is_full or self.backlog.is_full
 
     def admit(self, tenant_id: UUID, *, project_id: int = 0, key_id: int = 0, cost: int = 1) -> Ticket:
-        """`cost` units of the tenant's limits are taken; raises leases.Refused, leases.NoAllowance or leases.LimitUnknown."""
+        """`cost` units of the tenant's limits are taken; raises holdings.Refused, NoAllowance or LimitUnknown."""
         self._run()
         return self.leases.admit(tenant_id, project_id=project_id, key_id=key_id, cost=cost)
 

@@ -15,7 +15,7 @@ from pytest_django import Settings
 
 from metering import calls, engine
 from metering.database import PROBE_SECONDS, Database, Unreachable, conninfo
-from metering.leases import NoAllowance
+from metering.holdings import NoAllowance
 from metering.models import Allowance, OnOutage, Recording
 from tests.clients import get
 from tests.conftest import MakeTenant, Product, wait_until

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 from billing.onboarding import Onboarded
 from metering import adjustments, allowances, boundaries, engine, invariants, limits
 from metering.database import Database
-from metering.leases import Refused, Ticket
+from metering.holdings import Refused, Ticket
 from metering.models import Adjustment, Allowance, Call, LimitKind, Policy
 from metering.periods import Period
 from metering.reclaim import reclaim_everywhere

@@ -9,7 +9,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from metering import allowances, engine
-from metering.leases import Refused
+from metering.holdings import Refused
 from metering.models import Allowance, Policy
 from tests.conftest import MakeTenant
 

@@ -19,7 +19,7 @@ from billing.onboarding import Onboarded
 from metering import calls, engine, tasks
 from metering.clock import DatabaseClock
 from metering.database import conninfo
-from metering.leases import Refused
+from metering.holdings import Refused
 from metering.ledger import commit
 from metering.models import Allowance, SetAside
 from metering.recorder import Batch, Entry, call_id

@@ -11,7 +11,7 @@ from django.utils import timezone
 from billing import accounts
 from billing.onboarding import Onboarded
 from metering import calls, engine, limits
-from metering.leases import Refused
+from metering.holdings import Refused
 from metering.models import LimitKind
 from tenants.keys import Caller, issue
 from tenants.models import AuditEntry, Project
