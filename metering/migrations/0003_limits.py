@@ -237,9 +237,12 @@ END $$;
 """
 
 OPEN_PERIOD = """
--- The period that holds the instant has a quota row: this one, trimmed to its neighbours, for periods tile time.
+-- The period that holds the instant has a quota row: this one, trimmed to its neighbours, for periods tile time. Whoever makes a
+-- period takes the tenant's allowance row first, and looks only then which periods there are.
 CREATE FUNCTION metering_open_period(p_tenant uuid, p_start timestamptz, p_end timestamptz, p_instant timestamptz) RETURNS void
-LANGUAGE sql AS $$
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM metering_allowance WHERE tenant_id = p_tenant FOR NO KEY UPDATE;
     INSERT INTO metering_quota (tenant_id, period_start, period_end, included, admits)
     SELECT p_tenant,
            greatest(p_start, (SELECT max(period_end) FROM metering_quota WHERE tenant_id = p_tenant AND period_end <= p_instant)),
@@ -248,8 +251,8 @@ LANGUAGE sql AS $$
     FROM metering_allowance
     WHERE tenant_id = p_tenant AND NOT EXISTS (
         SELECT FROM metering_quota WHERE tenant_id = p_tenant AND period_start <= p_instant AND period_end > p_instant)
-    ON CONFLICT (tenant_id, period_start) DO NOTHING
-$$;
+    ON CONFLICT (tenant_id, period_start) DO NOTHING;
+END $$;
 """
 
 COMMIT = """
