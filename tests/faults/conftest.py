@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -63,15 +63,14 @@ class Breakable:
     @contextmanager
     def frozen(self, server: Any) -> Iterator[None]:
         """In the block the server takes connections and questions, and answers nothing."""
-        stopped = [server.pid, *children(server.pid)]
-        for pid in stopped:
-            os.kill(pid, signal.SIGSTOP)
+        os.kill(server.pid, signal.SIGSTOP)  # first: from now on it starts no child that would not be frozen
+        stopped = [server.pid]
         try:
+            stopped += [pid for pid in children(server.pid) if is_signalled(pid, signal.SIGSTOP)]
             yield
         finally:
             for pid in stopped:
-                with suppress(ProcessLookupError):  # it had ended, and its parent has just seen that
-                    os.kill(pid, signal.SIGCONT)
+                is_signalled(pid, signal.SIGCONT)
 
 
 @pytest.fixture(scope="session")
@@ -156,6 +155,15 @@ def terminate_engines() -> int:
             "WHERE application_name = 'meterhouse-engine' AND datname = current_database()"
         )
         return int(cursor.fetchone()[0])
+
+
+def is_signalled(pid: int, number: signal.Signals) -> bool:
+    """Whether the process was there to be signalled: a child may end, and its parent see that, at any moment."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def children(pid: int) -> list[int]:

@@ -12,16 +12,21 @@ class CuttingProxy:
     """Forwards to a server, and cuts at random where a message with `what` in it passes.
 
     `before`: the chance that only the beginning of the message arrives, so it is not carried out. `after`: the chance that it is
-    carried out, and of its answer only the beginning arrives, if anything.
+    carried out, and of its answer only the beginning arrives, if anything. The first messages are cut for certain: `at_least` so
+    many in each way, in turn. Who sends again what was cut sends enough of them.
     """
 
-    def __init__(self, target: tuple[str, int], *, what: bytes, before: float, after: float, seed: int) -> None:
+    def __init__(
+        self, target: tuple[str, int], *, what: bytes, before: float, after: float, at_least: int, seed: int
+    ) -> None:
         self._target = target
         self._what = what
         self._chances = (before, after)
+        self._at_least = at_least
         self._random = random.Random(seed)
         self.is_cutting = False
         self.cuts = {"before": 0, "after": 0}
+        self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self._open: list[socket.socket] = []
@@ -58,12 +63,20 @@ class CuttingProxy:
     def _where(self, data: bytes) -> str | None:
         if not self.is_cutting or self._what not in data:
             return None
+        with self._lock:
+            where = self._due() or self._by_chance()
+            if where:
+                self.cuts[where] += 1
+        return where
+
+    def _due(self) -> str | None:
+        where = min(self.cuts, key=lambda way: self.cuts[way])  # in turn: `before` is the first of equals
+        return where if self.cuts[where] < self._at_least else None
+
+    def _by_chance(self) -> str | None:
         before, after = self._chances
         chance = self._random.random()
-        where = "before" if chance < before else "after" if chance < before + after else None
-        if where:
-            self.cuts[where] += 1
-        return where
+        return "before" if chance < before else "after" if chance < before + after else None
 
     def _answer(self, server: socket.socket, client: socket.socket, is_cut: threading.Event) -> None:
         with suppress(OSError):

@@ -223,8 +223,10 @@ def cut_off(breakable: Breakable, settings: Settings, tmp_path: Path) -> CutOff:
     settings.METERING = {**settings.METERING, "SPOOL_DIR": str(tmp_path / "spool")}
 
     @contextmanager
-    def through_proxy(*, what: bytes, before: float, after: float) -> Iterator[CuttingProxy]:
-        proxy = CuttingProxy(breakable.postgres_address, what=what, before=before, after=after, seed=5)
+    def through_proxy(*, what: bytes, before: float, after: float, at_least: int = 1) -> Iterator[CuttingProxy]:
+        proxy = CuttingProxy(
+            breakable.postgres_address, what=what, before=before, after=after, at_least=at_least, seed=5
+        )
         default = connections["default"]
         default.close()
         default.settings_dict["PORT"] = proxy.port
@@ -248,7 +250,7 @@ def test_a_connection_cut_during_a_commit_neither_doubles_nor_loses_a_call(
     acme = make_tenant(plan="scale", included=10**6, burst_per_second=10**6)
     Allowance.objects.filter(tenant=acme.tenant).update(recording=recording)
     caller, answered = caller_of(acme.api_key), set()
-    with cut_off(what=b"billable", before=0.25, after=0.35) as proxy:
+    with cut_off(what=b"billable", before=0.25, after=0.35, at_least=2) as proxy:
         proxy.is_cutting = True
         for _ in range(150 if is_long else 20):
             for _ in range(5):
