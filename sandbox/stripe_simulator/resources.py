@@ -1,0 +1,32 @@
+"""All modules with routes; importing this one registers them."""
+
+from . import (
+    account,
+    catalogue,
+    changes,
+    checkout,
+    collection,
+    coupons,
+    customers,
+    endpoints,
+    events,
+    invoice_items,
+    invoices,
+    meter_events,
+    meters,
+    payment_methods,
+    payments,
+    portal,
+    refunds,
+    renewals,
+    schedules,
+    subscription_items,
+    subscriptions,
+    thin_events,
+)
+
+EVERY = (
+    account, catalogue, changes, checkout, collection, coupons, customers, endpoints, events, invoice_items, invoices,
+    meter_events, meters, payment_methods, payments, portal, refunds, renewals, schedules, subscription_items,
+    subscriptions, thin_events,
+)  # fmt: skip
