@@ -21,6 +21,7 @@ from .recorder import Entry, call_id
 
 CAPABILITY = re.compile(r"[a-z][a-z0-9_.-]{0,59}")
 MAX_COST = 1_000_000
+RESTRICTION = "restriction"  # as metering_grant names it
 PERIOD_LIMITS = {"quota", "hard_limit"}
 LIMIT_NAMES = {"daily_cap": "day", "project_limit": "project", "key_limit": "key"}
 MICROSECOND = 1e-6  # the database keeps no less
@@ -44,6 +45,14 @@ class RateLimited(Problem):
     status_code = HTTPStatus.TOO_MANY_REQUESTS
     slug = "rate-limited"
     title = "Too many calls a second"
+
+
+class PaymentRequired(Problem):
+    """No `Retry-After`: time alone does not mend it."""
+
+    status_code = HTTPStatus.PAYMENT_REQUIRED
+    slug = "payment-required"
+    title = "Payment required"
 
 
 class NoPlan(Problem):
@@ -106,10 +115,21 @@ def _refused(refusal: Refusal, caller: Caller, capability: str) -> MeteredCall:
     meter = engine()
     bounds = refusal.bounds
     occurred_at = min(max(meter.clock.now(), bounds.start), bounds.end - MICROSECOND)
+    is_restricted = refusal.by == RESTRICTION
+    problem = _payment_required(bounds, caller) if is_restricted else _quota_exceeded(refusal, occurred_at, caller)
     return MeteredCall(
         call_id(occurred_at), caller, capability, meter.holding(caller.tenant_id), bounds, occurred_at, None, refusal.by,
-        _quota_exceeded(refusal, occurred_at, caller), refusal,
+        problem, refusal,
     )  # fmt: skip
+
+
+def _payment_required(bounds: Bounds, caller: Caller) -> PaymentRequired:
+    return PaymentRequired(
+        "A payment is missing beyond its grace days, so calls are refused. They are served again as soon as it is paid.",
+        plan=bounds.label,
+        refused_by=RESTRICTION,
+        pay=f"{settings.PUBLIC_URL}/t/{caller.tenant_slug}/plan",
+    )
 
 
 def _check_burst(call: MeteredCall, ticket: Ticket) -> None:
@@ -201,6 +221,8 @@ def headers(call: MeteredCall) -> dict[str, str]:
 def _refused_text(call: MeteredCall, left: int, seconds: int) -> str:
     if call.refusal is None:
         return f'"month";r={left};t={seconds}, "second";r=0;t=1'
+    if call.refusal.by == RESTRICTION:
+        return f'"month";r=0;t={seconds}'
     wait = call.problem.retry_after_seconds if call.problem is not None else None
     if call.refusal.by in PERIOD_LIMITS:
         return f'"month";r=0;t={wait}'

@@ -91,8 +91,6 @@ class Allowance(models.Model):
     @property
     def admits(self) -> int | None:
         """Calls that are admitted in a period; None without a bound."""
-        if self.restriction:
-            return 0
         bounds = [self.hard_limit, self.included if self.policy != Policy.RATE else None]
         return min((bound for bound in bounds if bound is not None), default=None)
 

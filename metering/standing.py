@@ -19,6 +19,8 @@ class Standing:
         """Whether the next call is refused, and why."""
         if self.allowance is None:
             return "Refused (403, no-plan): billing has pushed no allowance."
+        if self.allowance.restriction:
+            return f"Refused (402, payment-required): restricted for {self.allowance.get_restriction_display()}."
         if self.quota is None:
             return "Decided by the first call, which opens the period."
         admits, quota = self.quota.admits, self.quota

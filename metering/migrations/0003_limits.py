@@ -170,6 +170,13 @@ BEGIN
         END IF;
         refused_by := NULL;
         free := q.admits - q.used - q.reserved;
+        IF a.restriction <> '' THEN
+            refused_by := 'restriction';
+            refused_limit := 0;
+            refused_used := q.used;
+            refused_end := extract(epoch FROM q.period_end);
+            EXIT;
+        END IF;
         IF free < p_cost THEN
             refused_by := CASE WHEN q.admits = a.hard_limit AND (a.policy = 'rate' OR a.included IS NULL OR a.hard_limit < a.included)
                                THEN 'hard_limit' ELSE 'quota' END;
