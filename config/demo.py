@@ -19,6 +19,7 @@ from pathlib import Path
 from signal import SIGKILL, SIGTERM
 from typing import Any
 
+from config import demo_stripe
 from config.stack import Stack, StackError, ports
 from config.stack.server import Ladder, Server
 
@@ -27,6 +28,7 @@ CALL_LOG_DAYS = 7
 WEB_WORKERS, WEB_THREADS = 2, 8
 READY_SECONDS = 90.0
 REVIVE_SECONDS = 5.0
+STRIPE = "stripe"  # the simulated one
 TENANT_MEMBERS = ("id", "slug", "plan", "email", "password", "api_key")
 LADDER = Ladder(((SIGTERM, 20.0), (SIGKILL, 5.0)))
 
@@ -66,6 +68,7 @@ class Demo:
     env: dict[str, str] = field(default_factory=dict)
     children: dict[str, Child] = field(default_factory=dict)
     stack: Stack | None = None
+    stripe: demo_stripe.DemoStripe = field(default_factory=lambda: demo_stripe.DemoStripe({}))
     is_written: bool = False  # demo.json is ours, not that of another demo whose folder refused us
 
     @property
@@ -86,7 +89,9 @@ class Demo:
         self.stack = Stack(self.state_dir, environ=self.environ, say=lambda line: self.say(f"  {line}"))
         urls = self.stack.start()
         self.state_dir.mkdir(parents=True, exist_ok=True)
+        self.stripe = self._chosen_stripe()
         self.env = self._environment(urls.database_url, urls.redis_url)
+        self._start_stripe()
         logins = self._prepare()
         self._spawn_all()
         self._wait_until_ready()
@@ -100,7 +105,7 @@ class Demo:
         for name in ("traffic", "beat", "worker", "web"):
             if name in self.children:
                 self.children[name].server.ask_to_end()
-        for name in ("traffic", "web", "worker", "beat"):
+        for name in ("traffic", "web", "worker", "beat", STRIPE):
             if name in self.children:
                 self.children.pop(name).server.end()
         if self.stack is not None:
@@ -137,6 +142,8 @@ class Demo:
             "METERING_SPOOL_DIR": str(self.state_dir / "spool"),
             "SESSION_COOKIE_NAME": f"meterhouse_session_{port}",  # two demos on one host are two logins
             "CSRF_COOKIE_NAME": f"meterhouse_csrf_{port}",
+            "EMAIL_URL": f"filemail:///{self.state_dir / 'mail'}",
+            **self.stripe.environment,
             "WEB_BIND": f"{self.options.host}:{port}",
             "WEB_WORKERS": self.environ.get("WEB_WORKERS", str(WEB_WORKERS)),
             "WEB_THREADS": self.environ.get("WEB_THREADS", str(WEB_THREADS)),
@@ -144,22 +151,46 @@ class Demo:
 
     def _kept_secrets(self) -> dict[str, str]:
         path = self.state_dir / "secrets.json"
-        if not path.exists():
-            self._write("secrets.json", {name: secrets.token_urlsafe(50) for name in ("SECRET_KEY", "API_KEY_SECRET")})
-        kept: dict[str, str] = json.loads(path.read_text())
+        known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        new = {name: secrets.token_urlsafe(50) for name in ("SECRET_KEY", "API_KEY_SECRET")}
+        kept = {**new, **demo_stripe.new_secrets(), **known}
+        if kept != known:
+            self._write("secrets.json", kept)
         return kept
+
+    def _chosen_stripe(self) -> demo_stripe.DemoStripe:
+        path = self.state_dir / "stripe.json"
+        kept_port = json.loads(path.read_text())["port"] if path.exists() else None
+        stripe = demo_stripe.chosen(environ=self.environ, kept=self._kept_secrets(), kept_port=kept_port)
+        if stripe.port is not None:
+            self._write("stripe.json", {"port": stripe.port})
+        return stripe
+
+    def _start_stripe(self) -> None:
+        """The simulated Stripe answers; nothing to do when another one is used."""
+        if self.stripe.port is None:
+            return
+        child = self._child(STRIPE, self.stripe.command(state_dir=self.state_dir, product_url=self.url))
+        child.server.spawn(child.command, cwd=ROOT, account=None)
+        self._wait_for(STRIPE, lambda: ports.answers(self.stripe.port or 0))
 
     def _child_environment(self) -> dict[str, str]:
         passed = {name: self.environ[name] for name in ("PATH", "HOME", "LANG", "VIRTUAL_ENV") if name in self.environ}
-        return {**passed, "PYTHONUNBUFFERED": "1", "DEMO_STATE_DIR": str(self.state_dir), **self.env}
+        theirs = {} if self.stripe.port is None else self.stripe.simulator_environment
+        return {**passed, **theirs, "PYTHONUNBUFFERED": "1", "DEMO_STATE_DIR": str(self.state_dir), **self.env}
 
     def _prepare(self) -> dict[str, Any]:
-        """The database is migrated and filled; returns the logins, which are known from the first start only."""
-        made = self._run_prepare()
+        """The database is migrated and filled, the tenants are at Stripe; returns the logins.
+
+        They are known from the first start only, so they are kept even when a later step of it fails.
+        """
         path = self.state_dir / "logins.json"
-        if made is not None:
+        out, complaint = self._run_prepare()
+        if (made := json.loads(out.strip().splitlines()[-1]) if out.strip() else None) is not None:
             self._write("logins.json", made)
-        elif not path.exists():
+        if complaint:
+            raise DemoError(f"The demo could not be prepared:\n{complaint}")
+        if not path.exists():
             raise DemoError(
                 f"The database holds the demo's data, but {path} with its passwords and keys is missing. "
                 f"Start again with --fresh, or with another --state-dir."
@@ -167,7 +198,8 @@ class Demo:
         logins: dict[str, Any] = json.loads(path.read_text())
         return logins
 
-    def _run_prepare(self) -> dict[str, Any] | None:
+    def _run_prepare(self) -> tuple[str, str]:
+        """What the command printed, and its last words where it failed."""
         command = [sys.executable, "manage.py", "prepare_demo"]
         done = subprocess.Popen(  # noqa: S603 -- our own command
             command, cwd=ROOT, env=self._child_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -189,10 +221,7 @@ class Demo:
             done.wait()
             done.stdout.close()
             done.stderr.close()
-        if done.returncode != 0:
-            raise DemoError("The database could not be prepared:\n" + "\n".join(last))
-        made: dict[str, Any] | None = json.loads(out.strip().splitlines()[-1])
-        return made
+        return out, "\n".join(last) if done.returncode else ""
 
     def _spawn_all(self) -> None:
         python = sys.executable
@@ -207,34 +236,38 @@ class Demo:
             commands["traffic"] = [python, "manage.py", "traffic", "--url", self.url, "--keys-file", keys]
         self.say(f"  Starting {', '.join(commands)} ({self.env['WEB_WORKERS']} web processes)")
         for name, command in commands.items():
-            child = Child(Server(name, self.state_dir, LADDER, environment=self._child_environment()), command)
-            self.children[name] = child
-            child.server.clear_leftovers(self.say)
-            if name == "traffic":
-                continue
-            child.server.spawn(command, cwd=ROOT, account=None)
+            child = self._child(name, command)
+            if name != "traffic":
+                child.server.spawn(command, cwd=ROOT, account=None)
+
+    def _child(self, name: str, command: list[str]) -> Child:
+        """The child is known, not started, and nothing of an earlier one is left."""
+        child = Child(Server(name, self.state_dir, LADDER, environment=self._child_environment()), command)
+        self.children[name] = child
+        child.server.clear_leftovers(self.say)
+        return child
 
     def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + READY_SECONDS
-        while time.monotonic() < deadline:
-            if obituary := self.children["web"].server.obituary():
-                raise DemoError(obituary)
-            if _answers(f"{self.url}/readyz"):
-                break
-            time.sleep(0.05)
-        else:
-            raise DemoError(
-                f"The web server did not answer within {READY_SECONDS:.0f} s; its log is {self.children['web'].server.log}."
-            )
+        self._wait_for("web", lambda: _answers(f"{self.url}/readyz"))
         if "traffic" in self.children:
             traffic = self.children["traffic"]
             traffic.server.spawn(traffic.command, cwd=ROOT, account=None)
+
+    def _wait_for(self, name: str, answers: Callable[[], bool]) -> None:
+        server = self.children[name].server
+        deadline = time.monotonic() + READY_SECONDS
+        while not answers():
+            if obituary := server.obituary():
+                raise DemoError(obituary)
+            if time.monotonic() > deadline:
+                raise DemoError(f"{name} did not answer within {READY_SECONDS:.0f} s; its log is {server.log}.")
+            time.sleep(0.05)
 
     def _document(self, logins: dict[str, Any]) -> dict[str, Any]:
         return {
             "url": self.url,
             "admin": {"url": f"{self.url}/admin/", **logins["admin"]},
-            "stripe_simulator": {"url": None},  # comes with billing through Stripe
+            "stripe_simulator": {"url": self.stripe.url},
             "web_pid": self.children["web"].server.pid,
             "env": self.env,
             "tenants": [{name: tenant[name] for name in TENANT_MEMBERS} for tenant in logins["tenants"]],

@@ -62,6 +62,7 @@ COMMON: Json = {
     "/v1/subscriptions",
     {
         **COMMON,
+        "backdate_start_date": INTEGER,
         "billing_cycle_anchor": INTEGER,
         "billing_mode": BILLING_MODE,
         "currency": TEXT,
@@ -97,16 +98,27 @@ def begin(world: World, customer: Json, params: Json) -> Json:
     ]
     trial_end = _trial_end(world, params)
     anchor = trial_end or params.get("billing_cycle_anchor") or world.now
-    start_at, end_at = _first_period(world, chosen[0][0], anchor, trial_end)
+    since = _since(world, params)
+    start_at, end_at = _first_period(world, chosen[0][0], anchor, trial_end, since)
     items = []
     for price, quantity, metadata in chosen:
-        items.append({**new(world, identifier, price, quantity, start_at, end_at), "metadata": metadata})
+        item = new(world, identifier, price, quantity, start_at, end_at)
+        items.append({**item, "metadata": metadata, "_usage_from": max(start_at, since)})
     _check_items(items)
     currency = (params.get("currency") or items[0]["price"]["currency"]).lower()
     check_currency(items, currency)
     if customer["currency"] not in (None, currency):
         raise refused("You cannot combine currencies on a single customer.", param="currency")
-    return _blank(world, identifier, customer, params, items, currency, anchor, trial_end)
+    subscription = _blank(world, identifier, customer, params, items, currency, anchor, trial_end)
+    return {**subscription, "start_date": since}
+
+
+def _since(world: World, params: Json) -> int:
+    """When the subscription began: now, or at the earlier instant that the caller names."""
+    since = params.get("backdate_start_date", world.now)
+    if since > world.now:
+        raise refused("Invalid backdate_start_date: must be in the past.", param="backdate_start_date")
+    return int(since)
 
 
 def _trial_end(world: World, params: Json) -> int | None:
@@ -120,11 +132,12 @@ def _trial_end(world: World, params: Json) -> int | None:
     return int(end)
 
 
-def _first_period(world: World, price: Json, anchor: int, trial_end: int | None) -> tuple[int, int]:
-    if trial_end or anchor > world.now:
-        return world.now, trial_end or anchor
+def _first_period(world: World, price: Json, anchor: int, trial_end: int | None, since: int) -> tuple[int, int]:
+    if trial_end:
+        return world.now, trial_end
     recurring = price["recurring"]
-    return periods.around(anchor, recurring["interval"], recurring["interval_count"], world.now)
+    start, end = periods.around(anchor, recurring["interval"], recurring["interval_count"], world.now)
+    return (max(start, since), end) if anchor > world.now else (start, end)
 
 
 def _check_items(items: list[Json]) -> None:

@@ -61,6 +61,8 @@ class Command(BaseCommand):
             lines.append(f"  {'':11} {person['email']:26} {person['password']:18} {person.get('note', '')}")
         admin = document["admin"]
         lines += [f"\nOperators: {admin['url']}   {admin['email']}   {admin['password']}"]
+        if document["stripe_simulator"]["url"]:
+            lines += [f"Simulated Stripe (no real money): {document['stripe_simulator']['url']}"]
         lines += ["\nTry it, and watch the call arrive on the dashboard:\n"]
         lines += [
             f'  curl -i -H "Authorization: Bearer {first["api_key"]}" {document["url"]}/sandbox/v1/auth/session\n'

@@ -18,5 +18,6 @@ class Command(BaseCommand):
                 self.stderr.write("  Migrating the database", self.style.NOTICE)
                 call_command("migrate", verbosity=0, interactive=False)
             call_command("seed_demo", json=True, stdout=self.stdout, stderr=self.stderr)
+            call_command("subscribe_demo", stdout=self.stderr, stderr=self.stderr)
         except (OperationalError, InterfaceError) as error:
             raise CommandError(f"PostgreSQL is unreachable: {error}. Check DATABASE_URL.") from error
