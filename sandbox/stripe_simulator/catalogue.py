@@ -13,6 +13,7 @@ from .parameters import (
     METADATA,
     RANGE,
     TEXT,
+    chosen,
     merged_metadata,
     one_of,
 )
@@ -303,7 +304,7 @@ def price(world: World, params: Json, price: str) -> Json:
 )  # fmt: skip
 def update_price(world: World, params: Json, price: str) -> Json:
     found = world.load("price", price)
-    fields = {name: params[name] for name in ("active", "nickname", "tax_behavior") if name in params}
+    fields = chosen(params, "active", "nickname", "tax_behavior")
     if "metadata" in params:
         fields["metadata"] = merged_metadata(found["metadata"], params["metadata"])
     if "lookup_key" in params:

@@ -38,7 +38,7 @@ def finalize(world: World, invoice: Json) -> Json:
     world.save(invoice)
     world.emit("invoice.finalized", invoice)
     if invoice["amount_due"] == 0:
-        _paid(world, invoice, amount=0)
+        settled(world, invoice, amount=0)
     else:
         method = payment_methods.default_of(world, customer, subscription_for(world, invoice))
         payments.intent_for(world, invoice, method["id"] if method else None)
@@ -120,11 +120,11 @@ def attempt(world: World, invoice: Json, *, is_on_session: bool, method: Json | 
     problem = payment_methods.refusal(card, is_on_session=is_on_session)
     payments.charge(world, intent, card, amount=invoice["amount_remaining"], decline_code=problem)
     if problem is None:
-        _paid(world, invoice, amount=invoice["amount_remaining"])
+        settled(world, invoice, amount=invoice["amount_remaining"])
     return problem
 
 
-def _paid(world: World, invoice: Json, *, amount: int) -> None:
+def settled(world: World, invoice: Json, *, amount: int) -> None:
     """The invoice is paid, with this much money."""
     timers.cancel(world, "collect", invoice["id"])
     if amount:
@@ -209,7 +209,7 @@ def _paid_elsewhere(world: World, invoice: Json) -> Json:
         finalize(world, invoice)
     if invoice["status"] == "open":
         payments.cancel(world, invoice)
-        _paid(world, invoice, amount=0)
+        settled(world, invoice, amount=0)
     return invoice
 
 

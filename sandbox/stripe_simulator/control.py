@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 from . import endpoints, oracle, payment_methods, refunds, timers
 from .api import Api
@@ -16,11 +16,15 @@ from .world import World, public
 
 PREFIX = "/_simulator/"
 Act = Callable[["Control", Json], Any]
+A = TypeVar("A", bound=Act)
+T = TypeVar("T")
 ACTS: dict[tuple[str, str], Act] = {}
 
 
-def act(method: str, name: str) -> Callable[[Act], Act]:
-    def register(run: Act) -> Act:
+def act(method: str, name: str) -> Callable[[A], A]:
+    """Register what answers a control."""
+
+    def register(run: A) -> A:
         ACTS[method, name] = run
         return run
 
@@ -47,13 +51,14 @@ class Control:
         except StripeError as error:
             return as_json(error.status, {"error": str(error)})
 
-    def within(self, run: Callable[[World], Any]) -> Any:
+    def within(self, run: Callable[[World], T]) -> T:
         """The effect and its events, in one transaction at one moment."""
         with self.world.lock:
             self.world.clock.pin()
             try:
                 with self.world.transaction():
-                    return public(run(self.world))
+                    shown: T = public(run(self.world))
+                    return shown
             finally:
                 self.world.clock.unpin()
                 self.world.wake()

@@ -5,7 +5,7 @@ from typing import Any
 
 from . import lists, periods
 from .errors import Json, refused
-from .parameters import BOOLEAN, INTEGER, METADATA, NUMBER, RANGE, TEXT, merged_metadata, one_of
+from .parameters import BOOLEAN, INTEGER, METADATA, NUMBER, RANGE, TEXT, chosen, merged_metadata, one_of
 from .rating import round_minor
 from .routes import in_range, paged, route
 from .world import World
@@ -52,7 +52,7 @@ def create(world: World, params: Json) -> Json:
     duration = params.get("duration") or "once"
     if (duration == "repeating") is not bool(params.get("duration_in_months")):
         raise refused("`duration_in_months` goes with `duration=repeating`.", param="duration_in_months")
-    coupon = {
+    coupon: Json = {
         "id": params.get("id") or world.new_id("co", 8)[3:],
         "object": "coupon",
         "amount_off": amount,
@@ -89,7 +89,7 @@ def coupon(world: World, params: Json, coupon: str) -> Json:
 @route("POST", "/v1/coupons/{coupon}", {"metadata": METADATA, "name": TEXT})
 def update(world: World, params: Json, coupon: str) -> Json:
     found = world.load("coupon", coupon)
-    fields = {name: params[name] for name in ("name",) if name in params}
+    fields = chosen(params, "name")
     if "metadata" in params:
         fields["metadata"] = merged_metadata(found["metadata"], params["metadata"])
     return world.change(found, "coupon.updated", **fields)
@@ -143,7 +143,7 @@ def codes(world: World, params: Json) -> Json:
         one
         for one in world.walk("promotion_code")
         if all(params.get(name, one[name]) == one[name] for name in ("active", "customer"))
-        and params.get("code", one["code"]).lower() == one["code"].lower()
+        and str(params.get("code") or one["code"]).lower() == one["code"].lower()
         and params.get("coupon", one["promotion"]["coupon"]) == one["promotion"]["coupon"]
         and in_range(one["created"], params.get("created"))
     )
@@ -158,7 +158,7 @@ def code(world: World, params: Json, code: str) -> Json:
 @route("POST", "/v1/promotion_codes/{code}", {"active": BOOLEAN, "metadata": METADATA})
 def update_code(world: World, params: Json, code: str) -> Json:
     found = world.load("promotion_code", code)
-    fields = {name: params[name] for name in ("active",) if name in params}
+    fields = chosen(params, "active")
     if "metadata" in params:
         fields["metadata"] = merged_metadata(found["metadata"], params["metadata"])
     return world.change(found, "promotion_code.updated", **fields)
@@ -242,7 +242,7 @@ def amounts_off(world: World, discount: Json, lines: list[Json], *, at: int) -> 
 
 
 def _base(line: Json, products: list[str] | None) -> int:
-    already = sum(one["amount"] for one in line["discount_amounts"])
+    already: int = sum(one["amount"] for one in line["discount_amounts"])
     details: Any = (line["pricing"] or {}).get("price_details") or {}
     if not line["discountable"] or (products and details.get("product") not in products):
         return 0

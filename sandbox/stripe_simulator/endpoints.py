@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from . import lists
 from .errors import Json, refused
 from .events import matches
-from .parameters import BOOLEAN, METADATA, TEXT, merged_metadata
+from .parameters import BOOLEAN, METADATA, TEXT, chosen, merged_metadata
 from .routes import paged, route
 from .world import API_VERSION, World, public
 
@@ -101,7 +101,7 @@ def retrieve(world: World, params: Json, endpoint: str) -> Json:
 )
 def update(world: World, params: Json, endpoint: str) -> Json:
     found = world.load("webhook_endpoint", endpoint)
-    fields = {name: params[name] for name in ("description", "enabled_events") if name in params}
+    fields = chosen(params, "description", "enabled_events")
     if "metadata" in params:
         fields["metadata"] = merged_metadata(found["metadata"], params["metadata"])
     if "url" in params:

@@ -66,7 +66,7 @@ def too_many(message: str, *, code: str) -> StripeError:
     return StripeError(message, status=HTTPStatus.TOO_MANY_REQUESTS, kind=kind, code=code, is_saved=False)
 
 
-def declined(message: str, *, decline_code: str, keeps_effect: bool, **more: object) -> StripeError:
+def declined(message: str, *, decline_code: str, keeps_effect: bool, charge: str | None = None) -> StripeError:
     """The card said no: 402."""
     return StripeError(
         message,
@@ -75,7 +75,7 @@ def declined(message: str, *, decline_code: str, keeps_effect: bool, **more: obj
         code="card_declined",
         decline_code=decline_code,
         keeps_effect=keeps_effect,
-        **more,
+        charge=charge,
     )
 
 

@@ -5,7 +5,7 @@ from decimal import Decimal
 from . import lists
 from .errors import Json, refused
 from .invoice_lines import from_item, pricing
-from .parameters import BOOLEAN, DECIMAL, INTEGER, METADATA, RANGE, TEXT, merged_metadata
+from .parameters import BOOLEAN, DECIMAL, INTEGER, METADATA, RANGE, TEXT, chosen, merged_metadata
 from .rating import amounts_of, round_minor
 from .routes import in_range, paged, route
 from .world import World
@@ -122,11 +122,13 @@ def _from_params(world: World, params: Json, customer: Json) -> Json:
     amount = params.get("amount")
     if (amount is None) is (unit is None):
         raise refused("Pass exactly one of `amount`, `unit_amount_decimal`, `pricing` and `price_data`.")
+    if amount is None:
+        amount = round_minor(Decimal(unit or 0) * quantity)
     period = params.get("period") or {"start": world.now, "end": world.now}
     made = new(
-        world, customer["id"], amount=round_minor(Decimal(unit) * quantity) if amount is None else amount,
-        currency=currency, quantity=quantity, description=params.get("description"), start=period["start"],
-        end=period["end"], subscription=params.get("subscription"), price=price, unit=unit,
+        world, customer["id"], amount=amount, currency=currency, quantity=quantity,
+        description=params.get("description"), start=period["start"], end=period["end"],
+        subscription=params.get("subscription"), price=price, unit=unit,
     )  # fmt: skip
     made["metadata"] = params.get("metadata") or {}
     made["discountable"] = params.get("discountable", made["amount"] >= 0)
@@ -152,7 +154,7 @@ def retrieve(world: World, params: Json, invoiceitem: str) -> Json:
 @route("POST", "/v1/invoiceitems/{invoiceitem}", {"description": TEXT, "metadata": METADATA})
 def update(world: World, params: Json, invoiceitem: str) -> Json:
     found = world.load("invoiceitem", invoiceitem)
-    fields = {name: params[name] for name in ("description",) if name in params}
+    fields = chosen(params, "description")
     if "metadata" in params:
         fields["metadata"] = merged_metadata(found["metadata"] or {}, params["metadata"])
     return world.change(found, None, **fields)

@@ -42,7 +42,7 @@ def pricing(price: Json, unit_amount_decimal: str | None) -> Json:
 
 def name_of(world: World, price: Json) -> str:
     product = world.find("product", price["product"])
-    return price["nickname"] or (product["name"] if product else price["product"])
+    return str(price["nickname"] or (product["name"] if product else price["product"]))
 
 
 def _says(world: World, price: Json, rated: Rated) -> str:

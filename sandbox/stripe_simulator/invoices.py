@@ -4,7 +4,7 @@ from . import invoice_items, lists, timers
 from .account import NAME
 from .errors import Json, refused
 from .invoice_lines import recount, total_up
-from .parameters import BOOLEAN, INTEGER, METADATA, RANGE, TEXT, merged_metadata, one_of
+from .parameters import BOOLEAN, INTEGER, METADATA, RANGE, TEXT, chosen, merged_metadata, one_of
 from .routes import in_range, paged, route
 from .world import World, listing, subscription_of
 
@@ -163,7 +163,7 @@ def create(world: World, params: Json) -> Json:
     if subscription and not lines:
         raise refused("Nothing to invoice for subscription", code="invoice_no_subscription_line_items")
     invoice = new(world, customer, subscription, reason="manual", lines=lines, start=world.now, end=world.now)
-    invoice |= {name: params[name] for name in ("description", "footer", "default_payment_method") if name in params}
+    invoice |= chosen(params, "description", "footer", "default_payment_method")
     invoice["metadata"] = params.get("metadata") or {}
     invoice["currency"] = params.get("currency") or invoice["currency"]
     invoice["collection_method"] = params.get("collection_method") or invoice["collection_method"]

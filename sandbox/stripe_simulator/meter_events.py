@@ -128,7 +128,7 @@ def set_aside(world: World, arrival: Arrival, code: str, message: str, *, meter:
     oracle.note(
         world, arrival.identifier, arrival.event_name, customer, value=value, at=arrival.at, fate=f"rejected: {code}"
     )
-    problem = {
+    problem: Json = {
         "id": world.new_id("mtrerr"),
         "object": "link",
         "to": meter or "no_meter",

@@ -176,6 +176,11 @@ def _metadata(given: Any, path: str) -> Json | None:
     return {key: str(value) for key, value in given.items()}
 
 
+def chosen(params: Json, *names: str) -> Json:
+    """Those of the named parameters that were given."""
+    return {name: params[name] for name in names if name in params}
+
+
 def merged_metadata(held: Json, given: Json | None) -> Json:
     """Stripe's rule: given keys are set, an empty value removes its key, empty metadata removes all."""
     if given is None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from . import customers, lists, payment_methods, subscriptions
 from .errors import Json, refused
-from .parameters import BOOLEAN, METADATA, TEXT, merged_metadata, one_of
+from .parameters import BOOLEAN, METADATA, TEXT, chosen, merged_metadata, one_of
 from .routes import paged, route
 from .world import World
 
@@ -92,7 +92,7 @@ def configuration(world: World, params: Json, configuration: str) -> Json:
 )
 def update_configuration(world: World, params: Json, configuration: str) -> Json:
     found = world.load("billing_portal.configuration", configuration)
-    fields: Json = {name: params[name] for name in ("active", "default_return_url", "name") if name in params}
+    fields: Json = chosen(params, "active", "default_return_url", "name")
     if "features" in params:
         fields["features"] = _features({**found["features"], **params["features"]})
     if "metadata" in params:

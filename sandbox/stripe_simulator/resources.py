@@ -7,6 +7,7 @@ from . import (
     checkout,
     collection,
     coupons,
+    credit_notes,
     customers,
     endpoints,
     events,
@@ -17,6 +18,7 @@ from . import (
     payment_methods,
     payments,
     portal,
+    previews,
     refunds,
     renewals,
     schedules,
@@ -26,7 +28,7 @@ from . import (
 )
 
 EVERY = (
-    account, catalogue, changes, checkout, collection, coupons, customers, endpoints, events, invoice_items, invoices,
-    meter_events, meters, payment_methods, payments, portal, refunds, renewals, schedules, subscription_items,
+    account, catalogue, changes, checkout, collection, coupons, credit_notes, customers, endpoints, events, invoice_items, invoices,
+    meter_events, meters, payment_methods, payments, portal, previews, refunds, renewals, schedules, subscription_items,
     subscriptions, thin_events,
 )  # fmt: skip

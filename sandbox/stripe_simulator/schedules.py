@@ -239,7 +239,7 @@ def _advance(world: World, schedule: Json, subscription: Json, *, is_boundary: b
         return _finish(world, schedule, subscription)
     phase = next(one for one in schedule["phases"] if one["start_date"] == running["start_date"])
     if is_boundary:
-        _swap(world, subscription, phase)
+        swap(world, subscription, phase)
     else:
         _change(world, subscription, phase)
     world.change(schedule, "subscription_schedule.updated", current_phase=running)
@@ -256,7 +256,7 @@ def _finish(world: World, schedule: Json, subscription: Json) -> bool:
     return False
 
 
-def _swap(world: World, subscription: Json, phase: Json) -> None:
+def swap(world: World, subscription: Json, phase: Json) -> None:
     """Items of the phase; one whose price stays keeps its id, the others begin now."""
     held = {one["price"]["id"]: one for one in subscription["items"]["data"]}
     like = subscription["items"]["data"][0]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from http import HTTPStatus
 from random import Random
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from . import control, endpoints, oracle, payment_methods, refunds, timers
 from .api import Api
@@ -26,6 +26,7 @@ from .server import Server
 from .store import Store
 from .world import Settings, World, public
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 TICK_SECONDS = 0.25
 DEFAULT_SECRET = "whsec_simulatedsimulatedsimulated00"  # noqa: S105  # of a sandbox on this machine
@@ -200,11 +201,11 @@ class StripeSimulator:
 
     def accepted(self, customer: str, event_name: str, *, start: int = 0, end: int = 1 << 62) -> int:
         """Value of the accepted meter events with a timestamp in [start, end), less what was cancelled."""
-        return int(self._within(lambda world: oracle.accepted(world, customer, event_name, start=start, end=end)))
+        return self._within(lambda world: oracle.accepted(world, customer, event_name, start=start, end=end))
 
     def set_card(self, customer: str, behavior: str) -> int:
         """All cards of the customer: `works`, `declines`, `fails_on_renewal`."""
-        return int(self._within(lambda world: payment_methods.set_behavior(world, customer, behavior)))
+        return self._within(lambda world: payment_methods.set_behavior(world, customer, behavior))
 
     def refund(self, charge: str, *, amount: int | None = None) -> Json:
         return self._within(lambda world: refunds.refund_charge(world, world.load("charge", charge), amount=amount))
@@ -225,5 +226,5 @@ class StripeSimulator:
         """The latest requests, the newest first."""
         return list(self.api.log)
 
-    def _within(self, run: Callable[[World], Any]) -> Any:
+    def _within(self, run: Callable[[World], T]) -> T:
         return self.control.within(run)

@@ -4,7 +4,7 @@ from typing import Any
 
 from . import catalogue, lists
 from .errors import Json, missing, refused
-from .parameters import BOOLEAN, INTEGER, METADATA, TEXT, one_of
+from .parameters import BOOLEAN, DECIMAL, INTEGER, METADATA, TEXT, one_of
 from .routes import paged, route
 from .world import World
 
@@ -13,7 +13,7 @@ PRICE_DATA: Json = {
     "product!": TEXT,
     "recurring!": {"interval!": catalogue.INTERVAL, "interval_count": INTEGER},
     "unit_amount": INTEGER,
-    "unit_amount_decimal": catalogue.DECIMAL,
+    "unit_amount_decimal": DECIMAL,
 }
 ITEM: Json = {"metadata": METADATA, "price": TEXT, "price_data": PRICE_DATA, "quantity": INTEGER}
 PRORATION = one_of("always_invoice", "create_prorations", "none")
@@ -52,7 +52,7 @@ def quantity_for(price: Json, given: Any, *, param: str) -> int | None:
 
 def new(world: World, subscription: str, price: Json, quantity: int | None, start: int, end: int) -> Json:  # noqa: PLR0917
     """An item that begins now; metered usage counts from now on, at the price's first step."""
-    item = {
+    item: Json = {
         "id": world.new_id("si", 14),
         "object": "subscription_item",
         "billed_until": None,

@@ -93,6 +93,17 @@ class World:
             raise
         self.store.db.execute("RELEASE attempt")
 
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Inside a transaction: the block leaves no trace, as a preview must not."""
+        self.store.db.execute("SAVEPOINT undone")
+        try:
+            yield
+        finally:
+            self.store.db.execute("ROLLBACK TO undone")
+            self.store.db.execute("RELEASE undone")
+            self._held.clear()
+
     @property
     def now(self) -> int:
         """The simulated second."""
