@@ -1,14 +1,16 @@
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.core.exceptions import ValidationError
 from django.db import DatabaseError, transaction
 from django.db.models import ProtectedError
 
-from billing import accounts
-from billing.models import Plan, PlanVersion
-from metering.models import MAX_CALLS, Policy
+from billing import accounts, onboarding, pricing
+from billing.models import Account, Consent, PaymentState, Plan, PlanVersion
+from metering.models import MAX_CALLS, Allowance, Policy, Restriction
+from tenants.models import AuditEntry
 from tests.conftest import MakeTenant
 from tests.metering.test_limit_is_exact import attempt, caller_of
 
@@ -118,3 +120,130 @@ def test_an_upgrade_is_enforced_and_resets_nothing(committed: None, make_tenant:
         admitted += attempt(caller, 1)
     assert admitted == 15
     assert attempt(caller, 10) == 0
+
+
+# -- What is pushed ------------------------------------------------------------------------------------------------------
+def consent_of(account: Account, to: str = "scale", **fields: Any) -> Consent:
+    return Consent.objects.create(
+        account=account, from_version=account.plan_version, to_version=accounts.public_version(plan_code=to),
+        currency="usd", fee_minor=4900, fallback=Policy.BLOCK, text="Yes.", given_by="owner@acme.example", **fields,
+    )  # fmt: skip
+
+
+def enforced(account: Account) -> Allowance:
+    account.refresh_from_db()
+    return Allowance.objects.get(pk=account.pk)
+
+
+def test_the_customer_chooses_what_happens_beyond(db: None, make_tenant: MakeTenant, now: datetime) -> None:
+    acme = make_tenant(plan="launch").account
+    accounts.set_policy(account=acme, policy=Policy.BLOCK, actor="owner@acme.example", now=now)
+    assert (enforced(acme).policy, enforced(acme).admits) == (Policy.BLOCK, 100_000)
+    accounts.set_policy(account=acme, policy=None, actor="owner@acme.example", now=now)
+    assert (enforced(acme).policy, enforced(acme).admits) == (Policy.RATE, None)
+    assert AuditEntry.objects.filter(tenant=acme.tenant, action="policy.set").count() == 2
+
+
+def test_what_has_no_price_is_not_rated(db: None, make_tenant: MakeTenant, now: datetime) -> None:
+    globex = make_tenant("Globex").account
+    with pytest.raises(accounts.NotRated):
+        accounts.set_policy(account=globex, policy=Policy.RATE, actor="test", now=now)
+    with pytest.raises(accounts.NotRated):
+        accounts.set_hard_limit(account=globex, hard_limit=None, hard_limit_minor=100, actor="test", now=now)
+
+
+def test_a_choice_that_a_plan_has_no_price_for_blocks(db: None, make_tenant: MakeTenant, now: datetime) -> None:
+    acme = make_tenant(plan="launch").account
+    accounts.set_policy(account=acme, policy=Policy.RATE, actor="test", now=now)
+    accounts.change_plan(account=acme, version=accounts.public_version(plan_code="free"), actor="test", now=now)
+    assert (enforced(acme).policy, enforced(acme).admits) == (Policy.BLOCK, 5_000)
+
+
+def test_a_limit_in_money_is_one_in_calls(db: None, make_tenant: MakeTenant, now: datetime) -> None:
+    acme = make_tenant(plan="launch").account
+    accounts.set_hard_limit(account=acme, hard_limit=None, hard_limit_minor=10_00, actor="test", now=now)
+    most = enforced(acme).hard_limit
+    assert most is not None
+    terms = accounts.pricing_terms(acme.plan_version)
+    assert pricing.invoice(terms=terms, quantity=most).usage_minor == 10_00
+    assert pricing.invoice(terms=terms, quantity=most + 1).usage_minor == 10_01
+    accounts.set_hard_limit(account=acme, hard_limit=120_000, actor="test", now=now)
+    assert enforced(acme).hard_limit == 120_000  # the nearer one
+    assert acme.hard_limit_minor == 10_00  # and the other stays
+
+
+def test_with_consent_calls_are_served_on(db: None, make_tenant: MakeTenant, now: datetime) -> None:
+    acme = make_tenant(plan="launch").account
+    accounts.set_policy(account=acme, policy=Policy.BLOCK, actor="test", now=now)
+    consent = consent_of(acme)
+    accounts.push(account=acme, now=now)
+    assert (enforced(acme).policy, enforced(acme).admits) == (Policy.RATE, None)
+    consent.ended_at, consent.end = now, Consent.End.WITHDRAWN
+    consent.save()
+    accounts.push(account=acme, now=now)
+    assert enforced(acme).admits == 100_000
+
+
+def test_without_a_price_a_consent_bridges_so_many_calls(db: None, make_tenant: MakeTenant, now: datetime) -> None:
+    globex = make_tenant("Globex").account
+    consent_of(globex, to="launch", bridge_calls=500)
+    accounts.push(account=globex, now=now)
+    assert (enforced(globex).policy, enforced(globex).admits) == (Policy.RATE, 5_500)
+
+
+def test_consent_of_another_tenant_or_plan_is_none(db: None, make_tenant: MakeTenant, now: datetime) -> None:
+    acme, globex = make_tenant(plan="launch").account, make_tenant("Globex").account
+    consent_of(acme)
+    assert accounts.active_consent(globex) is None
+    accounts.change_plan(account=acme, version=accounts.public_version(plan_code="free"), actor="test", now=now)
+    assert accounts.active_consent(acme) is None
+
+
+def test_a_restricted_account_keeps_its_terms(db: None, make_tenant: MakeTenant, now: datetime) -> None:
+    acme = make_tenant(plan="launch").account
+    acme.state, acme.past_due_since, acme.subscription_id = PaymentState.RESTRICTED, now, "sub_acme"
+    acme.save()
+    accounts.push(account=acme, now=now)
+    assert (enforced(acme).restriction, enforced(acme).included) == (Restriction.PAYMENT, 100_000)
+
+
+def test_the_same_terms_in_another_currency(db: None, make_tenant: MakeTenant) -> None:
+    version = accounts.public_version(plan_code="launch")
+    version.currency_options = {"eur": {"fee_minor": 1800, "unit_price_minor": "0.023"}}
+    euros = accounts.pricing_terms(version, "eur")
+    assert (euros.currency, euros.fee_minor, euros.unit_price_minor) == ("eur", 1800, Decimal("0.023"))
+    assert (euros.included, euros.steps, euros.minimum_minor) == (100_000, (), 0)
+    assert accounts.pricing_terms(version).fee_minor == 1900
+    with pytest.raises(accounts.NotOffered, match="CHF"):
+        accounts.pricing_terms(version, "chf")
+
+
+def test_agreed_terms_may_have_steps_and_a_minimum(db: None, make_tenant: MakeTenant, now: datetime) -> None:
+    acme = make_tenant(plan="enterprise")
+    steps = [{"up_to": 1_000, "unit_price_minor": "0.02"}, {"up_to": None, "unit_price_minor": "0.01"}]
+    own = accounts.agreed_version(
+        tenant=acme.tenant,
+        version=accounts.public_version(plan_code="enterprise"),
+        agreed=accounts.Agreed(
+            fee_minor=500_00, included=10_000, steps=steps, minimum_minor=600_00, hard_limit=10**6, sla="99.99 %"
+        ),
+    )
+    assert (own.tenant, own.hard_limit, own.sla, own.max_projects) == (acme.tenant, 10**6, "99.99 %", None)
+    terms = accounts.pricing_terms(own)
+    assert [step.up_to for step in terms.steps] == [1_000, None]
+    assert pricing.invoice(terms=terms, quantity=0).total_minor == 600_00
+    accounts.change_plan(account=acme.account, version=own, actor="operator", now=now)
+    assert enforced(acme.account).hard_limit == 10**6
+
+
+def test_signing_up_asks_nobody(db: None, settings: Any, now: datetime) -> None:
+    settings.STRIPE_API_BASE = "http://127.0.0.1:9"
+    made = onboarding.onboard(
+        name="Acme", email="new@acme.example", password="a long password", plan_code="free", actor="sign-up", now=now
+    )
+    assert (made.account.state, made.account.customer_id) == (PaymentState.NONE, None)
+    assert made.password is None
+    with pytest.raises(onboarding.EmailTaken):
+        onboarding.onboard(
+            name="Initech", email="new@acme.example", password="another one", plan_code="free", actor="sign-up", now=now
+        )
