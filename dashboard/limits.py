@@ -7,7 +7,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
-from billing import accounts, consents, estimates, pricing
+from billing import accounts, consents, estimates, pricing, upgrades
 from billing.errors import BillingError
 from billing.estimates import Statement
 from billing.models import Account, Consent
@@ -44,6 +44,7 @@ class Limits:
     consent_lines: tuple[str, ...]
     offer: consents.ConsentOffer | None
     offer_lines: tuple[str, ...]
+    arithmetic: str
     offer_trouble: str
     fallbacks: tuple[PolicyChoice, ...]
 
@@ -71,6 +72,7 @@ def limits(*, account: Account, now: datetime) -> Limits:
         consent_lines=tuple(consent.text.splitlines()) if consent else (),
         offer=offer,
         offer_lines=tuple(offer.text.splitlines()) if offer else (),
+        arithmetic=_arithmetic(account, offer, terms, now) if offer else "",
         offer_trouble=trouble,
         fallbacks=_fallbacks(terms),
     )
@@ -81,6 +83,27 @@ def _offer(account: Account, now: datetime) -> tuple[consents.ConsentOffer | Non
         return consents.offer(account=account, now=now), ""
     except BillingError as error:
         return None, refusals.words(error)
+
+
+def _arithmetic(account: Account, offer: consents.ConsentOffer, terms: pricing.Terms, now: datetime) -> str:
+    """What the offer would mean at this instant, in figures."""
+    version = offer.to_version
+    if not terms.has_rate or terms.included is None:
+        fee = formatting.money(offer.fee_minor, offer.currency)
+        return _("If it happened now, %(fee)s would be due, and a period of %(plan)s would begin.") % {
+            "fee": fee, "plan": version.plan.name,
+        }  # fmt: skip
+    extra_minor = upgrades.extra_minor(account=account, version=version, at=now)
+    calls = pricing.most_calls(terms, extra_minor - 1) or 0
+    return _(
+        "For the rest of this period %(plan)s costs %(extra)s more than %(present)s: as much as %(calls)s calls "
+        "beyond the included ones. Fewer of them never lead to an upgrade."
+    ) % {
+        "plan": version.plan.name,
+        "present": account.plan_version.plan.name,
+        "extra": formatting.money(extra_minor, account.currency),
+        "calls": formatting.count(max(0, calls - terms.included) + 1),
+    }
 
 
 def _policies(account: Account, terms: pricing.Terms) -> tuple[PolicyChoice, ...]:

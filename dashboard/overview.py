@@ -194,9 +194,5 @@ def period_end(statement: Statement) -> PeriodEnd:
 def first_call(tenant: Tenant) -> FirstCall:
     """The command that makes the first call."""
     key = tenant.api_keys.filter(revoked_at=None).order_by("created_at").first()
-    return FirstCall(first_call_address(), f"{key.prefix}_" if key else "mh_live_")
-
-
-def first_call_address() -> str:
     path = FIRST_CALL_PATH if settings.SANDBOX else "/"
-    return f"{settings.PUBLIC_URL}{path}"
+    return FirstCall(f"{settings.PUBLIC_URL}{path}", f"{key.prefix}_" if key else "mh_live_")

@@ -1,13 +1,19 @@
 """Why something could not be done, in the customer's words: what happened, and what to do."""
 
+import logging
+
 from django.utils.translation import gettext as _
 
 from billing import errors
 from billing.errors import BillingError
 
+logger = logging.getLogger(__name__)
+
 
 def words(error: BillingError) -> str:
     """One or two sentences. What we have no words for is told as the domain names it."""
+    if isinstance(error, errors.StripeError):
+        logger.warning("A page was refused by Stripe: %s", error)
     if isinstance(error, errors.CardRefused):
         return _("The payment was refused: %(reason)s Nothing has changed.") % {"reason": error.message}
     if isinstance(error, errors.StripeUnavailable):

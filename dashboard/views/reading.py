@@ -10,7 +10,6 @@ from dashboard import breakdown, first_key
 from dashboard.arithmetic import projected_invoice
 from dashboard.explanations import EXPLANATIONS
 from dashboard.explorer import explorer
-from dashboard.overview import first_call_address
 from dashboard.overview import overview as overview_of
 from dashboard.pages import render_page, with_account
 from dashboard.trends import trends as trends_of
@@ -27,8 +26,7 @@ def overview(request: TenantRequest, account: Account) -> HttpResponse:
     key = "" if request.htmx else first_key.handed_over(request)
     if not key:
         return render_page(request, "dashboard/overview.html", "live", context)
-    context |= {"first_key": key, "first_address": first_call_address()}
-    return first_key.forget(render_page(request, "dashboard/overview.html", "live", context))
+    return first_key.forget(render_page(request, "dashboard/overview.html", "live", {**context, "first_key": key}))
 
 
 @require_safe

@@ -15,6 +15,9 @@ from billing.onboarding import Onboarded
 from metering import periods
 from metering.models import Allowance
 from tenants.models import ApiKey
+from tests.billing.conftest import prices, stripe, subscribe
+
+__all__ = ["prices", "stripe", "subscribe"]  # fixtures of theirs
 
 ADD_HOUR = """
 INSERT INTO metering_usage_hour AS h (tenant_id, hour, period_start, project_id, api_key_id, capability,

@@ -2,6 +2,7 @@
 
 import re
 from datetime import timedelta
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ HTMX = {"HX-Request": "true"}
 def words(html: str) -> str:
     """What is read: no tags, single spaces."""
     return (
-        re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
+        re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", html)))
         .replace("\N{NO-BREAK SPACE}", " ")
         .replace(" ,", ",")
         .replace(" .", ".")
