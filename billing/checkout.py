@@ -14,7 +14,7 @@ from tenants import audit
 
 from . import accounts, stripe_api, subscriptions
 from .accounts import NotOffered
-from .errors import BillingError, NoSuchObject, SavedFailure
+from .errors import BillingError, SavedFailure
 from .models import Account, PaymentState, PlanVersion, StripePrices
 from .stripe_api import Checkout, Subscription
 
@@ -48,16 +48,14 @@ def begin(
     """
     prices = offered_prices(account=account, version=version, currency=currency)
     _refuse_second(account)
-    urls = Urls(success_url, cancel_url)
-    customer_id = customer(account)
-    page_for = partial(_page, account=account, prices=prices, currency=currency, urls=urls, now=now)
-    try:
-        page = page_for(customer_id=customer_id)
-    except NoSuchObject as error:
-        if customer_id not in str(error):
-            raise
-        customer_id = customer(account, instead_of=customer_id)  # it was deleted at Stripe
-        page = page_for(customer_id=customer_id)
+    page = _page(
+        account=account,
+        customer_id=_living_customer(account),
+        prices=prices,
+        currency=currency,
+        urls=Urls(success_url, cancel_url),
+        now=now,
+    )
     audit.record(
         tenant=account.tenant,
         actor=actor,
@@ -158,6 +156,12 @@ def customer(account: Account, *, instead_of: str | None = None) -> str:
     return known
 
 
+def _living_customer(account: Account) -> str:
+    """The tenant's customer; a new one where it was deleted at Stripe, or is another Stripe's."""
+    known = customer(account)
+    return known if stripe_api.has_customer(known) else customer(account, instead_of=known)
+
+
 def _made_customer(account: Account, key: str) -> str:
     tenant = account.tenant
     create = partial(stripe_api.create_customer, tenant_id=tenant.pk, name=tenant.name, email=tenant.email)
@@ -176,14 +180,12 @@ def portal(*, account: Account, return_url: str, flow: str = "") -> str:
 
 def card(*, account: Account, success_url: str, cancel_url: str, actor: str, now: datetime) -> str:
     """The address of a page on which the customer leaves a card for later; nothing is charged. Raises StripeError."""
-    customer_id = customer(account)
-    about = {"success_url": success_url, "cancel_url": cancel_url}
-    key = f"card-{account.pk}-{now:%Y%m%d%H%M}-{urlsplit(success_url).path}"
-    try:
-        page = stripe_api.create_card_setup(customer_id=customer_id, **about, key=key)
-    except NoSuchObject:
-        customer_id = customer(account, instead_of=customer_id)
-        page = stripe_api.create_card_setup(customer_id=customer_id, **about, key=f"{key}-{customer_id}")
+    page = stripe_api.create_card_setup(
+        customer_id=_living_customer(account),
+        success_url=success_url,
+        cancel_url=cancel_url,
+        key=f"card-{account.pk}-{now:%Y%m%d%H%M}-{urlsplit(success_url).path}",
+    )
     audit.record(tenant=account.tenant, actor=actor, action="card.asked", subject=page.id)
     return page.url
 

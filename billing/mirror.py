@@ -12,6 +12,7 @@ from djstripe import models as mirrored
 
 from . import stripe_api
 from .errors import NoSuchObject
+from .stripe_objects import id_of
 
 logger = logging.getLogger(__name__)
 MODELS: dict[str, Any] = {
@@ -40,11 +41,20 @@ def copy(kind: str, object_id: str) -> None:
     try:
         key = stripe_api.share_address()
         follow_key(key)
-        model.sync_from_stripe_data(stripe_api.raw(kind, object_id), api_key=key)
+        body = stripe_api.raw(kind, object_id)
+        _copy_customer_of(body, key)
+        model.sync_from_stripe_data(body, api_key=key)
     except NoSuchObject:
         logger.info("%s %s is gone at Stripe; its mirrored row stays as it was.", kind, object_id)
     except Exception:  # dj-stripe raises whatever its parsing meets; enforcement must not depend on it
         logger.exception("%s %s could not be mirrored; the account follows Stripe all the same.", kind, object_id)
+
+
+def _copy_customer_of(body: Any, key: str) -> None:
+    """The customer's row is there first: dj-stripe would ask for more of a customer than a restricted key may read."""
+    customer_id = id_of(body.to_dict().get("customer"))
+    if customer_id and not mirrored.Customer.objects.filter(id=customer_id).exists():
+        mirrored.Customer.sync_from_stripe_data(stripe_api.raw("customer", customer_id), api_key=key)
 
 
 def follow_key(key: str) -> None:

@@ -204,6 +204,17 @@ def tenant_of(customer_id: str) -> str | None:
         return None if body.get("deleted") else (body.get("metadata") or {}).get("tenant_id")
 
 
+def has_customer(customer_id: str) -> bool:
+    """Whether Stripe has this customer: it was not deleted, and is not of another Stripe account."""
+    with _asking():
+        try:
+            return not _plain(_client().v1.customers.retrieve(customer_id)).get("deleted")
+        except stripe.InvalidRequestError as error:
+            if error.code == "resource_missing":
+                return False
+            raise
+
+
 def card_of(customer_id: str) -> str:
     """The payment method that an invoice is charged to: the customer's default, else the newest; empty without one."""
     with _asking():
@@ -218,7 +229,9 @@ def card_of(customer_id: str) -> str:
 def give_card(*, customer_id: str, card: str, key: str) -> None:
     """The customer's invoices are charged to this payment method; in test mode one of Stripe's test cards, as `pm_card_visa`."""
     with _asking():
-        attached = _plain(_client().v1.payment_methods.attach(card, {"customer": customer_id}, _options(f"{key}-attach")))
+        attached = _plain(
+            _client().v1.payment_methods.attach(card, {"customer": customer_id}, _options(f"{key}-attach"))
+        )
         _client().v1.customers.update(
             customer_id, {"invoice_settings": {"default_payment_method": attached["id"]}}, _options(f"{key}-use")
         )

@@ -220,7 +220,10 @@ def test_the_same_terms_in_another_currency(db: None, make_tenant: MakeTenant) -
 
 def test_agreed_terms_may_have_steps_and_a_minimum(db: None, make_tenant: MakeTenant, now: datetime) -> None:
     acme = make_tenant(plan="enterprise")
-    steps = [{"up_to": 1_000, "unit_price_minor": "0.02"}, {"up_to": None, "unit_price_minor": "0.01"}]
+    steps: list[dict[str, Any]] = [
+        {"up_to": 1_000, "unit_price_minor": "0.02"},
+        {"up_to": None, "unit_price_minor": "0.01"},
+    ]
     own = accounts.agreed_version(
         tenant=acme.tenant,
         version=accounts.public_version(plan_code="enterprise"),
