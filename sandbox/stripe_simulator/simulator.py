@@ -80,6 +80,10 @@ class Objects:
         return iter(self.all())
 
 
+def _endpoint(given: Endpoint | str) -> Endpoint:
+    return Endpoint(given, (DEFAULT_SECRET,)) if isinstance(given, str) else given
+
+
 class StripeSimulator:
     """A simulated Stripe on a free port of this machine: `with StripeSimulator(webhooks=[url]) as stripe: ...`."""
 
@@ -96,6 +100,9 @@ class StripeSimulator:
         settings: Settings | None = None,
     ) -> None:
         """`start` is the first moment of a new state; a frozen clock moves only when told."""
+        made = [_endpoint(one) for one in webhooks]
+        for endpoint in made:
+            endpoints.check_url(endpoint.url)
         self._server = Server(host, port, self._respond)
         self.url = f"http://{host}:{self._server.server_address[1]}"
         store = Store(state)
@@ -110,14 +117,13 @@ class StripeSimulator:
         self.control = control.Control(self.world, self.api, self.webhooks)
         self.clock = ClockHandle(self.world)
         self._stopping = threading.Event()
-        for endpoint in webhooks:
+        for endpoint in made:
             self.add_webhook(endpoint)
 
     def add_webhook(self, endpoint: Endpoint | str) -> None:
         """The endpoint gets events from now on; raises StripeError unless it is on this machine."""
-        made = Endpoint(endpoint, (DEFAULT_SECRET,)) if isinstance(endpoint, str) else endpoint
         with self.world.lock, self.world.transaction():
-            endpoints.install(self.world, made)
+            endpoints.install(self.world, _endpoint(endpoint))
 
     def start(self) -> Self:
         """Serving, delivering and, unless frozen, ticking."""

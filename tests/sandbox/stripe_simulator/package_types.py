@@ -3,6 +3,7 @@
 import ast
 import functools
 import importlib
+import inspect
 import re
 import types
 import typing
@@ -36,7 +37,13 @@ class Endpoint:
 
     @property
     def names(self) -> Names:
-        return {**vars(importlib.import_module(self.module)), **checked_names(self.module)}
+        return all_names(self.module)
+
+
+@functools.cache
+def all_names(module: str) -> Names:
+    """What a module's annotations may name."""
+    return {**vars(importlib.import_module(module)), **checked_names(module)}
 
 
 @functools.cache
@@ -108,6 +115,16 @@ def resolved(kind: Any, names: Names) -> Any:
 
 def variants(kind: Any, names: Names) -> list[Any]:
     """The alternatives of a union. Where the package leaves an enum open with `str`, it counts as closed."""
+    key = (kind, id(names))
+    if key not in _VARIANTS:
+        _VARIANTS[key] = (_variants(kind, names), names)  # the names stay alive, so their id stays theirs
+    return _VARIANTS[key][0]
+
+
+_VARIANTS: dict[Any, tuple[list[Any], Names]] = {}
+
+
+def _variants(kind: Any, names: Names) -> list[Any]:
     kind = resolved(kind, names)
     if typing.get_origin(kind) not in UNIONS:
         return [kind]
@@ -141,8 +158,8 @@ def attributes(cls: type) -> dict[str, tuple[Any, Names]]:
     for one in reversed(cls.__mro__):
         if not issubclass(one, StripeObject) or one.__module__.startswith(("stripe._stripe_object", "stripe._api_res")):
             continue
-        names = {**vars(importlib.import_module(one.__module__)), **checked_names(one.__module__)}
-        for name, kind in one.__dict__.get("__annotations__", {}).items():
+        names = all_names(one.__module__)
+        for name, kind in inspect.get_annotations(one).items():
             if not name.startswith("_") and not name.isupper() and "ClassVar" not in str(kind):
                 found[name] = (kind, names)
     return found

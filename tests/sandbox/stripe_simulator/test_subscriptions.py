@@ -1,5 +1,7 @@
 """Subscriptions: first invoice, renewal, usage, changes of plan."""
 
+from typing import Any
+
 import pytest
 import stripe as stripe_package
 
@@ -40,7 +42,7 @@ def test_a_renewal_is_a_draft_for_an_hour_and_counts_usage_that_arrives_meanwhil
     assert invoice["status"] == "paid"
     assert lines == {(1_000, 0), (500, 125), (1, 2_900)}
     assert invoice["total"] == 3_025
-    usage = [one for one in invoice["lines"]["data"] if one["quantity"] == 500][0]
+    usage = next(one for one in invoice["lines"]["data"] if one["quantity"] == 500)
     assert usage["period"] == {"start": NOON, "end": DEC_24}
 
 
@@ -61,8 +63,8 @@ def test_an_upgrade_credits_the_unused_time_and_charges_the_rest_by_the_second(
     subscription = shop.subscribe(shop.customer()).id
     stripe.clock.advance(10 * DAY + 1)
     item = shop.items(subscription)[shop.launch.base]["id"]
-    change = {"items": [{"id": item, "price": shop.scale.base}], "proration_behavior": "always_invoice"}
-    shop.v1.subscriptions.update(subscription, change)  # type: ignore[arg-type]
+    change: Any = {"items": [{"id": item, "price": shop.scale.base}], "proration_behavior": "always_invoice"}
+    shop.v1.subscriptions.update(subscription, change)
     invoice = shop.latest_invoice(subscription)
 
     left, whole = 20 * DAY - 1, 30 * DAY
@@ -95,7 +97,7 @@ def test_replacing_a_metered_price_invoices_the_usage_so_far_and_starts_at_the_f
     stripe.clock.advance(10 * DAY)
     switch = stripe.clock.now
     old = shop.items(subscription)
-    change = {
+    change: Any = {
         "items": [
             {"id": old[shop.launch.base]["id"], "price": shop.scale.base},
             {"id": old[shop.launch.usage]["id"], "deleted": True},
@@ -103,7 +105,7 @@ def test_replacing_a_metered_price_invoices_the_usage_so_far_and_starts_at_the_f
         ],
         "proration_behavior": "always_invoice",
     }
-    shop.v1.subscriptions.update(subscription, change)  # type: ignore[arg-type]
+    shop.v1.subscriptions.update(subscription, change)
     usage = [one for one in shop.latest_invoice(subscription)["lines"]["data"] if one["quantity"] in {1_000, 400}]
     assert [(one["quantity"], one["amount"], one["period"]["end"]) for one in usage] == [
         (1_000, 0, switch), (400, 100, switch),
@@ -290,13 +292,13 @@ def test_previews_equal_what_follows_and_leave_no_trace(stripe: StripeSimulator,
         {"price": shop.scale.usage},
     ]
     before = len(stripe.events)
-    details = {"items": items, "proration_behavior": "always_invoice", "proration_date": stripe.clock.now}
-    preview = shop.v1.invoices.create_preview({"subscription": subscription, "subscription_details": details})  # type: ignore[typeddict-item]
+    details: Any = {"items": items, "proration_behavior": "always_invoice", "proration_date": stripe.clock.now}
+    preview = shop.v1.invoices.create_preview({"subscription": subscription, "subscription_details": details})
     assert len(stripe.events) == before
     assert set(shop.items(subscription)) == set(old)
 
-    change = {"items": items, "proration_behavior": "always_invoice", "proration_date": stripe.clock.now}
-    shop.v1.subscriptions.update(subscription, change)  # type: ignore[arg-type]
+    change: Any = {"items": items, "proration_behavior": "always_invoice", "proration_date": stripe.clock.now}
+    shop.v1.subscriptions.update(subscription, change)
     invoice = shop.latest_invoice(subscription)
     assert preview.total == invoice["total"]
     assert [one.amount for one in preview.lines.data] == [one["amount"] for one in invoice["lines"]["data"]]
@@ -307,7 +309,7 @@ def test_previews_equal_what_follows_and_leave_no_trace(stripe: StripeSimulator,
 
 
 def test_a_preview_of_a_new_subscription(shop: Shop) -> None:
-    details = {"items": shop.launch.items}
+    details: Any = {"items": shop.launch.items}
     preview = shop.v1.invoices.create_preview({"customer": shop.customer(), "subscription_details": details})
 
     assert preview.total == 2_900
