@@ -2,13 +2,15 @@
 
 import io
 import json
+import re
+import shlex
 import uuid
 from datetime import datetime
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission
-from django.core.management import call_command
+from django.core.management import call_command, get_commands, load_command_class
 from django.core.management.base import CommandError
 from django.db import connection
 from django.test import Client
@@ -20,7 +22,7 @@ from billing.models import Account, PlanVersion, StripeEvent
 from billing.onboarding import Onboarded
 from metering.models import Allowance
 from tenants.models import AuditEntry, Notice, User
-from tests.conftest import MakeTenant
+from tests.conftest import ROOT, MakeTenant
 
 EVENTS = reverse("admin:billing_stripeevent_changelist")
 
@@ -239,3 +241,12 @@ def test_notices_show_what_the_customer_was_told(operator: Client, acme: Onboard
     )
     listed = operator.get(reverse("admin:tenants_notice_changelist"), {"q": "in_77"})
     assert [row.tenant for row in listed.context["cl"].result_list] == [acme.tenant]
+
+
+def test_every_command_of_the_page_on_webhooks_is_understood() -> None:
+    lines = re.findall(r"^uv run manage\.py (\w+) ?(.*)$", (ROOT / "docs" / "webhooks.md").read_text(), re.MULTILINE)
+    assert {name for name, _ in lines} == {"replay_stripe_events"}
+    for name, arguments in lines:
+        load_command_class(get_commands()[name], name).create_parser("manage.py", name).parse_args(
+            shlex.split(arguments)
+        )
