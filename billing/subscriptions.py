@@ -1,12 +1,12 @@
 """From Stripe's subscription to what is enforced. Stripe's present state is the truth; events only say when to look.
 
 `sync` may be called at any time, twice, late, in any order and by two workers at once: the account ends as the newest
-reading says. A worker that is killed in the middle has changed nothing.
+reading says, whatever their clocks say. A worker that is killed in the middle has changed nothing.
 """
 
 import logging
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.db import transaction
@@ -22,6 +22,8 @@ from .stripe_api import NoSuchObject, Subscription
 logger = logging.getLogger(__name__)
 ACTOR = "stripe"
 FREE = "free"
+READINGS = 5
+CLOCKS_DIFFER = timedelta(minutes=5)
 FOLLOWED = (
     "plan_version", "currency", "state", "subscription_id", "schedule_id", "anchor", "period_start", "period_end",
     "trial_ends_at", "cancels_at", "next_version", "past_due_since",
@@ -45,19 +47,39 @@ def _adopted(customer_id: str) -> Account | None:
 
 
 def sync(*, account_id: UUID, now: datetime) -> Account:
-    """The account, its allowance and its open change say what Stripe says. Raises StripeError, and nothing changed then."""
-    account = Account.objects.get(pk=account_id)
-    if not account.customer_id:
-        return account  # nothing of it is at Stripe
-    reading = readings.take(account=account, customer_id=account.customer_id, at=now)
+    """The account, its allowance and its open change say what Stripe says. Raises StripeError, and nothing changed then.
+
+    Where another reading was written down while Stripe was asked, ours may be the older one, so Stripe is asked again. After
+    some of that the others are left alone: the last of them has begun after us.
+    """
+    for _ in range(READINGS):
+        account = Account.objects.get(pk=account_id)
+        if not account.customer_id:
+            break  # nothing of it is at Stripe
+        reading = readings.take(account=account, customer_id=account.customer_id, at=now)
+        followed = _written(account, reading)
+        if followed is not None:
+            return followed
+    return account
+
+
+def _written(known: Account, reading: Reading) -> Account | None:
+    """The account after this reading; None when another was written down since it began."""
     with transaction.atomic():
         rows = Account.objects.select_for_update(of=("self",)).select_related("tenant", "plan_version__plan")
-        account = rows.get(pk=account_id)
-        is_older = account.fetched_at is not None and account.fetched_at > reading.at
-        if is_older or account.customer_id != reading.customer_id:
-            return account
+        account = rows.get(pk=known.pk)
+        if (account.fetched_at, account.customer_id) != (known.fetched_at, reading.customer_id):
+            return None
+        account.fetched_at = _stamp(reading.at, known.fetched_at)
         _follow(account, reading)
     return account
+
+
+def _stamp(at: datetime, before: datetime | None) -> datetime:
+    """When the reading began, but later than the one before it: workers' clocks differ a little."""
+    if before is None or not at <= before < at + CLOCKS_DIFFER:
+        return at
+    return before + timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +105,6 @@ class Before:
 
 def _follow(account: Account, reading: Reading) -> None:
     before = Before.of(account)
-    account.fetched_at = reading.at
     if reading.subscription is None:
         _end(account)
     else:

@@ -20,6 +20,12 @@ from tests.conftest import MakeTenant
 Prices = Callable[[str], StripePrices]
 
 
+@pytest.fixture(autouse=True)
+def _nothing_stored(db: None) -> None:
+    """Tests with committed data may have left ids of their own Stripe."""
+    StripePrices.objects.all().delete()
+
+
 def new_version(plan: str = "launch", **terms: object) -> PlanVersion:
     """A further public version that nobody is on."""
     newest = public(plan)

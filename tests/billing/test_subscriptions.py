@@ -1,21 +1,23 @@
 """What Stripe says is what is enforced: whatever came before, however often it is read."""
 
 import logging
+import threading
 import uuid
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from django.db import connections
 
-from billing import accounts, stripe_api, subscriptions
+from billing import accounts, catalogue, stripe_api, subscriptions
 from billing.errors import StripeUnavailable
 from billing.models import Account, Consent, PaymentState, PlanChange, StripePrices
 from metering import usage
 from metering.models import Allowance, Policy, Restriction
 from tenants.models import AuditEntry, Notice
 from tests.billing.conftest import REFUSING_CARD, Stripe, Subscribe, public
-from tests.conftest import MakeTenant
+from tests.conftest import MakeTenant, wait_until
 
 Prices = Callable[[str], StripePrices]
 HOUR = timedelta(hours=1)
@@ -81,14 +83,46 @@ def test_reading_again_changes_nothing(stripe: Stripe, subscribe: Subscribe) -> 
     assert AuditEntry.objects.filter(tenant=acme.tenant).count() == entries
 
 
-def test_an_older_reading_changes_nothing(stripe: Stripe, subscribe: Subscribe, prices: Prices) -> None:
+def test_a_reading_that_was_overtaken_is_made_anew(
+    stripe: Stripe, committed: None, make_tenant: MakeTenant, now: datetime
+) -> None:
+    catalogue.make(now=now)
+    acme = make_tenant().account
+    launch, scale = (StripePrices.objects.get(version=public(plan)) for plan in ("launch", "scale"))
+    bought = stripe_api.subscribe(
+        customer_id=stripe.customer_of(acme), tenant_id=acme.pk, prices=launch, currency="usd", anchor=None,
+        key="buy",
+    )  # fmt: skip
+    assert subscriptions.sync(account_id=acme.pk, now=now).plan_version == public("launch")
+    stripe.faults.add("slow_drip", method="GET", path="/v1/subscriptions", seconds=1.0)
+    ahead = now + HOUR  # and its worker's clock is an hour ahead
+    slow = threading.Thread(target=in_thread, args=(lambda: subscriptions.sync(account_id=acme.pk, now=ahead),))
+    slow.start()
+    wait_until(lambda: any(one.fault == "slow_drip" for one in stripe.simulator.requests), what="the slow reading")
+    stripe_api.replace_prices(subscription=bought, prices=scale, currency="usd", at=stripe.now, key="upgrade")
+    assert subscriptions.sync(account_id=acme.pk, now=now).plan_version == public("scale")
+    slow.join()
+    acme.refresh_from_db()
+    assert acme.plan_version == public("scale")
+    StripePrices.objects.all().delete()  # other tests begin without a catalogue
+
+
+def in_thread(run: Callable[[], object]) -> None:
+    try:
+        run()
+    finally:
+        connections.close_all()
+
+
+def test_a_reading_counts_whatever_the_clock_says(stripe: Stripe, subscribe: Subscribe, prices: Prices) -> None:
     acme = subscribe("launch")
-    late = stripe.now
+    ahead = stripe.now + timedelta(days=30)
+    subscriptions.sync(account_id=acme.pk, now=ahead)
     upgrade(stripe, acme, prices("scale"))
-    assert subscriptions.sync(account_id=acme.pk, now=late + HOUR).plan_version == public("scale")
-    Account.objects.filter(pk=acme.pk).update(plan_version=public("launch"))
-    assert subscriptions.sync(account_id=acme.pk, now=late).plan_version == public("launch")
-    assert subscriptions.sync(account_id=acme.pk, now=late + 2 * HOUR).plan_version == public("scale")
+    found = subscriptions.sync(account_id=acme.pk, now=stripe.now)
+    assert found.plan_version == public("scale")
+    assert found.fetched_at is not None
+    assert found.fetched_at < ahead  # nobody waits for that clock
 
 
 def test_nothing_changes_while_stripe_is_away(stripe: Stripe, subscribe: Subscribe, prices: Prices) -> None:
