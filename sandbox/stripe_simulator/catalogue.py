@@ -140,6 +140,13 @@ def delete_product(world: World, params: Json, product: str) -> Json:
     return {"id": product, "object": "product", "deleted": True}
 
 
+@route("GET", "/v1/products/{product}/features", paged())
+def features(world: World, params: Json, product: str) -> Json:
+    """None: entitlements are not simulated, but dj-stripe asks with every product."""
+    world.load("product", product)
+    return lists.page(world, params, f"/v1/products/{product}/features", ())
+
+
 @route("POST", "/v1/prices", PRICE_CREATE)
 def create_price(world: World, params: Json) -> Json:
     return new_price(world, params)

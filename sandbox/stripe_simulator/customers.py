@@ -226,3 +226,9 @@ def _subscriptions(world: World, customer: Json) -> Json:
     found = [one for one in world.all("subscription", customer=customer["id"]) if one["status"] != "canceled"]
     shown = [present(world, one, None) for one in found]
     return listing(f"/v1/customers/{customer['id']}/subscriptions", shown)
+
+
+@lists.included("customer", "sources")
+def _sources(world: World, customer: Json) -> Json:
+    """None: cards are payment methods. dj-stripe asks with every customer."""
+    return listing(f"/v1/customers/{customer['id']}/sources", [])
