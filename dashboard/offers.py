@@ -8,7 +8,7 @@ from django.utils.translation import gettext as _
 
 from billing import accounts, estimates, pricing
 from billing.estimates import Statement
-from billing.models import Account, PaymentState, Plan, PlanVersion
+from billing.models import Account, PaymentState, Plan, PlanChange, PlanVersion
 from metering.models import Policy
 
 from . import formatting
@@ -134,13 +134,32 @@ def _sold(version: PlanVersion, account: Account, currency: str) -> Offer:
     if is_by_agreement(version):
         why_not = "" if is_current else _("Terms are agreed with you: ask whoever operates this portal.")
         return offer(version, currency, is_current=is_current, why_not=why_not)
-    action = None if is_current else _action(version, account, currency)
-    if is_current and account.state == PaymentState.NONE and accounts.is_sold(version):
-        action = Action("subscribe", _("Subscribe"), _("Your terms stay; from now on they are paid through Stripe."))
-    return offer(version, currency, is_current=is_current, action=action)
+    if is_current:
+        return offer(version, currency, is_current=True, action=_subscription_of_ones_own(version, account))
+    why_not = _why_not(version, account)
+    action = None if why_not else _action(version, account)
+    return offer(version, currency, is_current=False, action=action, why_not=why_not)
 
 
-def _action(version: PlanVersion, account: Account, currency: str) -> Action | None:
+def _subscription_of_ones_own(version: PlanVersion, account: Account) -> Action | None:
+    if account.state != PaymentState.NONE or not accounts.is_sold(version):
+        return None
+    return Action("subscribe", _("Subscribe"), _("Your terms stay; from now on they are paid through Stripe."))
+
+
+def _why_not(version: PlanVersion, account: Account) -> str:
+    """Why nothing can be changed to this plan at the moment; empty where it can. What is asked for is checked again."""
+    is_cancelling = not accounts.is_sold(version)
+    if account.changes.filter(state__in=PlanChange.OPEN_STATES).exists():
+        return _("A change is on its way.")
+    if account.cancels_at is not None or (account.next_version is not None and not is_cancelling):
+        return _("Another change is arranged: take that back first.")
+    if account.past_due_since is not None and not is_cancelling:
+        return _("Pay the open invoice first.")
+    return ""
+
+
+def _action(version: PlanVersion, account: Account) -> Action | None:
     name = version.plan.name
     if account.subscription_id is None:
         if not accounts.is_sold(version):

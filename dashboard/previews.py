@@ -65,7 +65,9 @@ def preview(*, account: Account, version: PlanVersion, now: datetime) -> Preview
         after=after,
         change=change,
         rows=tuple(
-            PreviewRow(line.description, formatting.money(line.amount_minor, change.currency)) for line in change.lines
+            PreviewRow(line.description, formatting.money(line.amount_minor, change.currency))
+            for line in change.lines
+            if line.amount_minor
         ),
         due=due,
         is_credit=change.due_minor < 0,

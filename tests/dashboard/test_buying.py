@@ -289,7 +289,7 @@ def test_a_preview_without_stripe_says_so_and_offers_another_try(
     assert "Try again" in text
 
 
-# -- Paying -------------------------------------------------------------------------------------------------------------------------
+# -- Paying ------------------------------------------------------------------------------------------------------------
 def past_due(acme: Visitor, stripe: Stripe) -> None:
     """The card was refused when the period ended."""
     stripe.use_card(account(acme).customer_id or "", "pm_card_chargeCustomerFail")
@@ -330,7 +330,7 @@ def test_who_never_paid_has_no_portal(visit: Visit, stripe: Stripe) -> None:
     assert "Choose a paid plan first." in told(acme, post(acme, "plan/portal"))
 
 
-# -- Automatic upgrades -----------------------------------------------------------------------------------------------------------------
+# -- Automatic upgrades ----------------------------------------------------------------------------------------------
 def agree(visitor: Visitor, **changed: Any) -> Any:
     html = visitor.page("limits")
     names = ("version", "fee_minor")
@@ -387,7 +387,7 @@ def agree_blindly(visitor: Visitor) -> Any:
     return post(visitor, "limits/upgrade", **fields)
 
 
-# -- Who may --------------------------------------------------------------------------------------------------------------------------
+# -- Who may -----------------------------------------------------------------------------------------------------------
 POSTS = ("plan/subscribe", "plan/change", "plan/reactivate", "plan/undo", "plan/portal", "limits/upgrade", "limits/upgrade/card",
          "limits/upgrade/withdraw", "limits/policy", "limits/hard-limit")  # fmt: skip
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from .conftest import MIDDLE, add_days, add_usage
 
 CHROMIUM = shutil.which("chromium") or ""
 SECONDS = 5_000  # milliseconds: what a page may take to show a new call
-PAGES = ("", "usage", "usage?by=key", "trends", "invoice", "plan")
+PAGES = ("", "usage", "usage?by=key", "trends", "invoice", "plan", "limits")
 AXE = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
 
 
@@ -36,15 +37,12 @@ def browser_type_launch_args() -> dict[str, Any]:
     return {"executable_path": CHROMIUM, "args": ["--no-sandbox"]}
 
 
-@pytest.fixture(scope="module")
-def site(
-    django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
+@contextmanager
+def serving(log: Path, blocker: DjangoDbBlocker, **extra: str) -> Iterator[str]:
     """The address of a running server on the test database."""
     port = free_port()
-    log = tmp_path_factory.mktemp("site") / "web.log"
-    with django_db_blocker.unblock():
-        env = {**environment(port), "WEB_WORKERS": "1"}
+    with blocker.unblock():
+        env = {**environment(port), "WEB_WORKERS": "1", **extra}
     command = [sys.executable, "-m", "gunicorn", "-c", "config/gunicorn.py", "config.wsgi"]
     with log.open("wb") as out:
         process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT)
@@ -53,6 +51,14 @@ def site(
     yield f"http://127.0.0.1:{port}"
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def site(
+    django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    with serving(tmp_path_factory.mktemp("site") / "web.log", django_db_blocker) as url:
+        yield url
 
 
 @pytest.fixture
@@ -192,7 +198,7 @@ def test_everything_works_without_javascript(open_context: Open, make_owner: Mak
     expect(page.locator("#tile-spend")).to_contain_text("$19.00")
     page.get_by_text("The same as a table").click()
     expect(page.locator("#days-table table")).to_be_visible()
-    for name in ("Usage", "Trends", "Projected invoice", "Plan"):
+    for name in ("Usage", "Trends", "Projected invoice", "Plan", "Limits"):
         page.get_by_role("navigation", name="Main").get_by_role("link", name=name).click()
         expect(page.get_by_role("heading", level=1)).to_contain_text(name)
     page.locator(".menu:not(.account) summary").click()
@@ -225,7 +231,7 @@ def test_every_page_is_accessible_and_fits(
     owned = make_owner()
     context = open_context(color_scheme=scheme, viewport={"width": width, "height": 800})
     page = context.new_page()
-    for address in ("/login", "/problems/quota-exceeded"):
+    for address in ("/login", "/signup", "/problems/payment-required"):
         page.goto(address)
         assert_fits_and_is_accessible(page, width)
     page = sign_in(context, owned)
