@@ -26,6 +26,12 @@ WEBHOOK_SECRET, THIN_WEBHOOK_SECRET = "whsec_" + "snapshot" * 4, "whsec_" + "thi
 GOOD_CARD, REFUSING_CARD = "pm_card_visa", "pm_card_chargeCustomerFail"
 
 
+@pytest.fixture(autouse=True)
+def _quick_passwords(settings: Any) -> None:
+    """Owners' passwords are hashed as slowly as in production otherwise, which is most of what making a tenant takes."""
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+
 @dataclass
 class Stripe:
     """The simulated Stripe, and what customers and operators do there."""
