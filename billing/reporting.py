@@ -17,7 +17,7 @@ from metering import usage
 from metering.periods import Period
 
 from . import accounts, stripe_api, upgrades
-from .errors import AlreadyDelivered, StripeRefused, StripeUnavailable
+from .errors import AlreadyDelivered, SavedFailure, StripeRefused, StripeUnavailable
 from .models import Account, PlanChange, StripePrices, UsageReport
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ RESENT_WITHIN = timedelta(
     hours=23
 )  # Stripe forgets identifiers after 24 h; from then on a second sending would count twice
 MOST_REVISIONS = 50
+MOST_KEYS = 20
 MICROSECOND = timedelta(microseconds=1)
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
@@ -143,10 +144,7 @@ def send(*, report: UsageReport, now: datetime) -> None:
         UsageReport.objects.filter(pk=report.pk, state=State.PENDING).update(state=State.SENDING, attempted_at=now)
     mine = UsageReport.objects.filter(pk=report.pk, state=State.SENDING)
     try:
-        stripe_api.send_meter_event(
-            identifier=str(report.pk), customer_id=report.account.customer_id or "", value=report.quantity,
-            at=report.stamped_at,
-        )  # fmt: skip
+        _deliver(report)
     except AlreadyDelivered:
         pass
     except StripeRefused as error:
@@ -154,6 +152,20 @@ def send(*, report: UsageReport, now: datetime) -> None:
         mine.update(state=State.REJECTED, error=error.message[:500])
         return
     mine.update(state=State.DELIVERED, delivered_at=now)
+
+
+def _deliver(report: UsageReport) -> None:
+    """The identifier makes it once, whatever the key: so a failure that Stripe repeats under a key is left for another key."""
+    for number in range(MOST_KEYS):
+        try:
+            stripe_api.send_meter_event(
+                identifier=str(report.pk), customer_id=report.account.customer_id or "", value=report.quantity,
+                at=report.stamped_at, key=f"{report.pk}-{number}",
+            )  # fmt: skip
+            return
+        except SavedFailure:
+            continue
+    raise StripeUnavailable(f"Stripe repeats its failures under {MOST_KEYS} keys.")
 
 
 def _confirm(target: Target, now: datetime) -> bool:
