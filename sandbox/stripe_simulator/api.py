@@ -70,8 +70,6 @@ class Api:
         call.fault = self.faults.request(request.method, request.path)
         if call.meets("drop_before"):
             return self._logged(call, Answer(0, cut=True))
-        if call.fault and call.fault.kind == "timeout":
-            time.sleep(call.fault.seconds)
         saved = self._saved(call)
         return self._logged(call, self._spoiled(call, self._answer(call, saved)))
 
@@ -107,7 +105,7 @@ class Api:
             self._keys_in_flight.only_one(key, idempotency.in_use(key)),
             self._meters_in_flight.only_one(serial, lock_timeout),
         ):
-            if call.fault and call.fault.kind == "slow_drip" and serial:
+            if call.fault and call.fault.kind == "timeout":  # meanwhile the key and the meter are in use
                 time.sleep(call.fault.seconds)
             return self._once(call, route, named, key)
 

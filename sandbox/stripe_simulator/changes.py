@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import collection, invoice_items, invoices, prorations, renewals, standing, subscriptions, timers
+from . import collection, endings, invoice_items, invoices, prorations, renewals, standing, subscriptions, timers
 from .errors import Json, declined, refused
 from .invoice_lines import licensed
 from .parameters import BOOLEAN, CLEAR, INTEGER, TEXT, one_of
@@ -70,12 +70,12 @@ def _change_end(world: World, subscription: Json, params: Json) -> None:
         raise refused(f"{message} any cancelation behavior directly is not allowed.")
     if params.get("cancel_at_period_end"):
         at = subscription["items"]["data"][0]["current_period_end"]
-        subscriptions.schedule_end(world, subscription, at=at, at_period_end=True)
+        endings.schedule_end(world, subscription, at=at, at_period_end=True)
     else:
         at = params.get("cancel_at")
         if at is not None and at <= world.now:
             raise refused("`cancel_at` must be in the future.", param="cancel_at")
-        subscriptions.schedule_end(world, subscription, at=at, at_period_end=False)
+        endings.schedule_end(world, subscription, at=at, at_period_end=False)
 
 
 def _planned(world: World, subscription: Json, params: Json) -> prorations.Change | None:
@@ -99,7 +99,7 @@ def _put_items(world: World, subscription: Json, change: prorations.Change) -> N
         subscriptions.arrange(world, subscription)
         if subscription["cancel_at_period_end"]:
             at = change.items[0]["current_period_end"]
-            subscriptions.schedule_end(world, subscription, at=at, at_period_end=True)
+            endings.schedule_end(world, subscription, at=at, at_period_end=True)
 
 
 def _change_trial(world: World, subscription: Json, params: Json) -> None:

@@ -162,11 +162,11 @@ def change(world: World, customer: Json, params: Json) -> Json:
 
 @route("DELETE", "/v1/customers/{customer}")
 def delete(world: World, params: Json, customer: str) -> Json:
-    from . import subscriptions  # noqa: PLC0415  # a subscription knows its customer
+    from . import endings  # noqa: PLC0415  # a subscription knows its customer
 
     found = living(world, customer)
     for subscription in world.all("subscription", customer=customer):
-        subscriptions.end(world, subscription)
+        endings.end(world, subscription)
     world.emit("customer.deleted", found)
     world.save({**found, "deleted": True})
     return {"id": customer, "object": "customer", "deleted": True}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import customers, lists, payment_methods, subscriptions
+from . import customers, endings, lists, payment_methods
 from .errors import Json, refused
 from .parameters import BOOLEAN, METADATA, TEXT, chosen, merged_metadata, one_of
 from .routes import paged, route
@@ -208,8 +208,8 @@ def cancel(world: World, session: Json, subscription_id: str) -> None:
     if not feature["enabled"] or subscription["customer"] != session["customer"]:
         raise refused("This subscription cannot be canceled here.")
     if feature["mode"] == "immediately":
-        subscriptions.end(world, subscription)
+        endings.end(world, subscription)
         return
     at = subscription["items"]["data"][0]["current_period_end"]
-    subscriptions.schedule_end(world, subscription, at=at, at_period_end=True)
+    endings.schedule_end(world, subscription, at=at, at_period_end=True)
     world.emit("customer.subscription.updated", subscription, previous={"cancel_at_period_end": False})

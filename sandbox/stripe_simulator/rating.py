@@ -37,9 +37,9 @@ def rate(price: Json, currency: str, quantity: int) -> list[Rated]:
     """The lines for a quantity. A negative total of usage costs nothing."""
     quantity = max(0, quantity)
     amounts = amounts_of(price, currency)
-    if amounts["tiers"]:
+    if amounts["_tiers"]:
         rated = _graduated if price["tiers_mode"] == "graduated" else _volume
-        return rated(amounts["tiers"], quantity)
+        return rated(amounts["_tiers"], quantity)
     unit = amounts["unit_amount_decimal"]
     return [Rated(quantity, unit, _times(unit, _transformed(price, quantity)))]
 
@@ -47,7 +47,7 @@ def rate(price: Json, currency: str, quantity: int) -> list[Rated]:
 def unrounded(price: Json, currency: str, quantity: int) -> Decimal:
     """What a licensed item costs for a whole period, before prorating."""
     amounts = amounts_of(price, currency)
-    if amounts["tiers"]:
+    if amounts["_tiers"]:
         return Decimal(sum(line.amount for line in rate(price, currency, quantity)))
     with localcontext(prec=PRECISION):
         return Decimal(amounts["unit_amount_decimal"]) * _transformed(price, quantity)

@@ -1,6 +1,6 @@
 """What happens to a subscription at the end of a period, exactly at that second."""
 
-from . import invoice_items, invoices, periods, schedules, standing, subscriptions, timers
+from . import endings, invoice_items, invoices, periods, schedules, standing, subscriptions, timers
 from .errors import Json
 from .invoice_lines import licensed, usage
 from .subscription_items import is_metered, usage_start
@@ -25,7 +25,7 @@ def _cancel_later(world: World, identifier: str) -> None:
     subscription = world.find("subscription", identifier)
     if subscription is None or subscription["cancel_at"] != world.now or subscription["status"] in standing.ENDED:
         return
-    subscriptions.final_invoice(world, subscription, until=world.now, finalizes_in=world.settings.draft_seconds)
+    endings.final_invoice(world, subscription, until=world.now, finalizes_in=world.settings.draft_seconds)
     standing.end(world, subscription, reason=subscription["cancellation_details"]["reason"] or "cancellation_requested")
 
 
@@ -44,7 +44,7 @@ def renew(world: World, subscription: Json) -> None:
     before["items"] = {**before["items"], "data": [dict(one) for one in before["items"]["data"]]}
     is_over = schedules.apply_at_boundary(world, subscription)
     if is_over:
-        subscriptions.final_invoice(world, subscription, until=now, finalizes_in=world.settings.draft_seconds)
+        endings.final_invoice(world, subscription, until=now, finalizes_in=world.settings.draft_seconds)
         standing.end(world, subscription, reason="cancellation_requested")
         return
     _move(subscription, now)

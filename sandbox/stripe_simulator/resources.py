@@ -19,6 +19,7 @@ from . import (
     payments,
     portal,
     previews,
+    products,
     refunds,
     renewals,
     schedules,
@@ -29,6 +30,6 @@ from . import (
 
 EVERY = (
     account, catalogue, changes, checkout, collection, coupons, credit_notes, customers, endpoints, events, invoice_items, invoices,
-    meter_events, meters, payment_methods, payments, portal, previews, refunds, renewals, schedules, subscription_items,
+    meter_events, meters, payment_methods, payments, portal, previews, products, refunds, renewals, schedules, subscription_items,
     subscriptions, thin_events,
 )  # fmt: skip

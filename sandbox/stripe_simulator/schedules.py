@@ -309,11 +309,9 @@ def release(world: World, params: Json, schedule: str) -> Json:
 
 @route("POST", "/v1/subscription_schedules/{schedule}/cancel", {"invoice_now": BOOLEAN, "prorate": BOOLEAN})
 def cancel(world: World, params: Json, schedule: str) -> Json:
-    from . import subscriptions  # noqa: PLC0415  # a subscription's renewal asks its schedule
+    from . import endings  # noqa: PLC0415  # a subscription's renewal asks its schedule
 
     found = _active(world, schedule)
     subscription = world.load("subscription", found["subscription"])
-    subscriptions.end(
-        world, subscription, invoice_now=params.get("invoice_now", True), prorate=params.get("prorate", True)
-    )
+    endings.end(world, subscription, invoice_now=params.get("invoice_now", True), prorate=params.get("prorate", True))
     return found

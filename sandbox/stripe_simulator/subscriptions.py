@@ -6,6 +6,7 @@ from . import (
     collection,
     coupons,
     customers,
+    endings,
     invoice_items,
     invoices,
     lists,
@@ -17,7 +18,6 @@ from . import (
 )
 from .errors import Json, declined, refused
 from .invoice_lines import check_currency, licensed, trial
-from .invoice_lines import usage as usage_lines
 from .parameters import BOOLEAN, CLEAR, INTEGER, METADATA, RANGE, TEXT, merged_metadata, one_of
 from .routes import in_range, paged, route
 from .subscription_items import (
@@ -29,9 +29,9 @@ from .subscription_items import (
     new,
     price_for,
     quantity_for,
-    usage_start,
 )
-from .world import World, listing
+from .subscription_shape import blank
+from .world import World
 
 DAY = 86_400
 INCOMPLETE_SECONDS = 23 * 3_600
@@ -109,7 +109,7 @@ def begin(world: World, customer: Json, params: Json) -> Json:
     check_currency(items, currency)
     if customer["currency"] not in (None, currency):
         raise refused("You cannot combine currencies on a single customer.", param="currency")
-    subscription = _blank(world, identifier, customer, params, items, currency, anchor, trial_end)
+    subscription = blank(world, identifier, customer, params, items, currency, anchor, trial_end)
     return {**subscription, "start_date": since}
 
 
@@ -150,61 +150,6 @@ def _check_items(items: list[Json]) -> None:
         raise refused("A subscription cannot have two items with the same price.", param="items")
 
 
-def _blank(  # noqa: PLR0917
-    world: World, identifier: str, customer: Json, params: Json, items: list[Json], currency: str, anchor: int,
-    trial_end: int | None,
-) -> Json:  # fmt: skip
-    settings = {"payment_method_options": None, "payment_method_types": None, "save_default_payment_method": "off"}
-    trial_settings = params.get("trial_settings") or {"end_behavior": {"missing_payment_method": "create_invoice"}}
-    return {
-        "id": identifier,
-        "object": "subscription",
-        "application": None,
-        "application_fee_percent": None,
-        "automatic_tax": {"disabled_reason": None, "enabled": False, "liability": None},
-        "billing_cycle_anchor": anchor,
-        "billing_cycle_anchor_config": None,
-        "billing_mode": {"flexible": {"proration_discounts": "included"}, "type": "flexible"},
-        "billing_schedules": [],
-        "billing_thresholds": None,
-        "cancel_at": None,
-        "cancel_at_period_end": False,
-        "canceled_at": None,
-        "cancellation_details": {"comment": None, "feedback": None, "reason": None},
-        "collection_method": params.get("collection_method") or "charge_automatically",
-        "created": world.now,
-        "currency": currency,
-        "customer": customer["id"],
-        "days_until_due": params.get("days_until_due"),
-        "default_payment_method": None,
-        "default_source": None,
-        "default_tax_rates": [],
-        "description": params.get("description"),
-        "discounts": [],
-        "ended_at": None,
-        "invoice_settings": {"account_tax_ids": None, "issuer": {"type": "self"}},
-        "items": listing(f"/v1/subscription_items?subscription={identifier}", items),
-        "latest_invoice": None,
-        "livemode": False,
-        "metadata": params.get("metadata") or {},
-        "next_pending_invoice_item_invoice": None,
-        "on_behalf_of": None,
-        "pause_collection": None,
-        "payment_settings": {**settings, **(params.get("payment_settings") or {})},
-        "pending_invoice_item_interval": None,
-        "pending_setup_intent": None,
-        "pending_update": None,
-        "schedule": None,
-        "start_date": world.now,
-        "status": "trialing" if trial_end else "incomplete",
-        "test_clock": None,
-        "transfer_data": None,
-        "trial_end": trial_end,
-        "trial_settings": trial_settings,
-        "trial_start": world.now if trial_end else None,
-    }
-
-
 def start(world: World, customer: Json, subscription: Json, params: Json, *, is_on_session: bool) -> Json:
     """The subscription exists, its first invoice is final and has been tried once; raises StripeError (402)."""
     given = params.get("discounts") or []
@@ -223,26 +168,11 @@ def start(world: World, customer: Json, subscription: Json, params: Json, *, is_
 
 def _set_ending(world: World, subscription: Json, params: Json) -> None:
     if params.get("cancel_at_period_end"):
-        schedule_end(world, subscription, at=subscription["items"]["data"][0]["current_period_end"], at_period_end=True)
+        endings.schedule_end(
+            world, subscription, at=subscription["items"]["data"][0]["current_period_end"], at_period_end=True
+        )
     elif params.get("cancel_at"):
-        schedule_end(world, subscription, at=params["cancel_at"], at_period_end=False)
-
-
-def schedule_end(world: World, subscription: Json, *, at: int | None, at_period_end: bool) -> None:
-    """It will end then; None takes that back."""
-    subscription |= {
-        "cancel_at": at,
-        "cancel_at_period_end": at_period_end,
-        "canceled_at": world.now if at else None,
-        "cancellation_details": {
-            **subscription["cancellation_details"], "reason": "cancellation_requested" if at else None,
-        },
-    }  # fmt: skip
-    world.save(subscription)
-    if at:
-        timers.schedule(world, "cancel_at", subscription["id"], at)
-    else:
-        timers.cancel(world, "cancel_at", subscription["id"])
+        endings.schedule_end(world, subscription, at=params["cancel_at"], at_period_end=False)
 
 
 def arrange(world: World, subscription: Json) -> None:
@@ -351,56 +281,6 @@ def _is_wanted(subscription: Json, params: Json) -> bool:
 @route("GET", "/v1/subscriptions/{subscription}")
 def retrieve(world: World, params: Json, subscription: str) -> Json:
     return world.load("subscription", subscription)
-
-
-@route(
-    "DELETE",
-    "/v1/subscriptions/{subscription}",
-    {
-        "cancellation_details": {"comment": TEXT, "feedback": TEXT},
-        "invoice_now": BOOLEAN,
-        "prorate": BOOLEAN,
-    },
-)
-def cancel(world: World, params: Json, subscription: str) -> Json:
-    found = world.load("subscription", subscription)
-    if found["status"] in standing.ENDED:
-        raise refused(f"No such subscription: {subscription}", code="resource_missing", param="id")
-    found["cancellation_details"] = {**found["cancellation_details"], **(params.get("cancellation_details") or {})}
-    return end(world, found, invoice_now=params.get("invoice_now", False), prorate=params.get("prorate", False))
-
-
-def end(world: World, subscription: Json, *, invoice_now: bool = False, prorate: bool = False) -> Json:
-    """It is over now. With `invoice_now` the usage so far is invoiced, with `prorate` the unused time is credited."""
-    if prorate:
-        prorations.credit_all(world, subscription)
-    if invoice_now:
-        final_invoice(world, subscription, until=world.now)
-    return standing.end(world, subscription, reason="cancellation_requested")
-
-
-def final_invoice(world: World, subscription: Json, *, until: int, finalizes_in: int = 0) -> Json | None:
-    """The usage since the last invoice and what still waits are invoiced."""
-    rows: list[Json] = []
-    for item in subscription["items"]["data"]:
-        if is_metered(item) and subscription["status"] != "trialing":
-            rows += usage_lines(world, subscription, item, usage_start(item), until)
-    waiting = invoice_items.pending(world, subscription["customer"], subscription["id"])
-    rows += invoice_items.as_lines(world, waiting)
-    if not rows:
-        return None
-    customer = world.load("customer", subscription["customer"])
-    begin_at = subscription["items"]["data"][0]["current_period_start"]
-    invoice = invoices.new(
-        world, customer, subscription, reason="subscription_cycle" if finalizes_in else "subscription_update",
-        lines=rows, start=begin_at, end=until,
-    )  # fmt: skip
-    invoices.save_draft(world, invoice, finalizes_in=finalizes_in or world.settings.draft_seconds)
-    invoice_items.bind(world, waiting, invoice["id"])
-    if not finalizes_in:
-        collection.finalize(world, invoice)
-        collection.collect(world, invoice, is_on_session=False)
-    return invoice
 
 
 def set_fields(world: World, subscription: Json, params: Json) -> None:

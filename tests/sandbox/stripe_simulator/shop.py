@@ -66,6 +66,9 @@ class Shop:
         }
         return Plan(self.v1.prices.create(base).id, self.v1.prices.create(metered).id)
 
+    def product(self) -> str:
+        return self.v1.products.create({"name": "Another"}).id
+
     def customer(self, name: str = "acme", *, card: str | None = "pm_card_visa") -> str:
         customer = self.v1.customers.create({"name": name, "email": f"owner@{name}.example"}).id
         if card:

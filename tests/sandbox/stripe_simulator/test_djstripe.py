@@ -1,6 +1,5 @@
 """dj-stripe mirrors the simulator's objects: each main kind is synced into its table."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,14 +15,14 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def mirrored(shop: Shop, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+def mirrored(shop: Shop, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Shop:
     """dj-stripe's own calls (it fetches what an object refers to) go to the simulator."""
     settings.STRIPE_TEST_SECRET_KEY = shop.simulator.settings.api_keys[0]
     settings.STRIPE_LIVE_MODE = False
     monkeypatch.setattr(stripe_package, "api_base", shop.simulator.url)
     monkeypatch.setattr(stripe_package, "api_key", shop.simulator.settings.api_keys[0])
-    assert djstripe_settings.STRIPE_SECRET_KEY == shop.simulator.settings.api_keys[0]
-    yield shop
+    assert shop.simulator.settings.api_keys[0] == djstripe_settings.STRIPE_SECRET_KEY
+    return shop
 
 
 def sync(model: Any, identifier: str) -> Any:

@@ -313,3 +313,20 @@ def test_a_preview_of_a_new_subscription(shop: Shop) -> None:
     preview = shop.v1.invoices.create_preview({"customer": shop.customer(), "subscription_details": details})
 
     assert preview.total == 2_900
+
+
+def test_tiers_and_other_currencies_are_shown_only_when_expanded(shop: Shop) -> None:
+    params: Any = {"billing_scheme": "tiered", "tiers_mode": "graduated", "currency": "usd", "product": shop.product()}
+    tiers = [{"up_to": 10, "unit_amount": 0}, {"up_to": "inf", "unit_amount": 5}]
+    recurring = {"interval": "month", "usage_type": "metered", "meter": shop.meter}
+    options = {"eur": {"tiers": [{"up_to": "inf", "unit_amount": 4}]}}
+    params |= {"tiers": tiers, "recurring": recurring, "currency_options": options}
+    price = shop.v1.prices.create(params).id
+    plain = shop.v1.prices.retrieve(price).to_dict()
+    assert not {"tiers", "currency_options"} & set(plain)
+
+    wanted = ["tiers", "currency_options.eur.tiers"]
+    shown = shop.v1.prices.retrieve(price, {"expand": wanted}).to_dict()
+    assert [one["up_to"] for one in shown["tiers"]] == [10, None]
+    assert shown["currency_options"]["eur"]["tiers"][0]["unit_amount"] == 4
+    assert "tiers" not in shown["currency_options"]["usd"]
