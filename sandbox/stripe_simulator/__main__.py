@@ -3,6 +3,7 @@
 import argparse
 import os
 import signal
+import sqlite3
 import sys
 import threading
 from types import FrameType
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
             _endpoints(given.webhook_url), host=given.host, port=given.port, state=given.state, start=given.start,
             is_frozen=given.frozen, seed=given.seed, settings=settings,
         )  # fmt: skip
-    except (NotLoopback, StripeError, OSError) as error:
+    except (NotLoopback, StripeError, OSError, sqlite3.Error) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     stopped = threading.Event()

@@ -51,10 +51,13 @@ def earliest(world: "World", *, until: float, name: str | None = None) -> Due | 
 
 
 def run(world: "World", due: Due) -> None:
-    """Its effect and its events, in one transaction, at the second it was due."""
+    """Its effect and its events, in one transaction, at the second it was due; the clock stands there at least."""
+    if due.at > world.clock.now():
+        world.clock.move_to(due.at)
     world.clock.pin(due.at)
     try:
         with world.transaction():
+            world.clock.keep()
             cancel(world, due.action, due.id)
             ACTIONS[due.action][1](world, due.id)
     finally:
