@@ -249,6 +249,7 @@ def test_a_signed_thin_body_that_is_no_event_for_us_is_refused(db: None, body: A
         b" ", b"null", b"[]", b'"evt_1"', b"{", b"\xff\xfe", b"1" * 5_000, b"[" * 100_000, b'{"a":' * 100_000,
         json.dumps(snapshot()).encode("utf-16"), b'{"id": 1e999}', b'{"id": ' + b"9" * 5_000 + b"}",
     ],
+    ids=lambda payload: f"{len(payload)}-{payload[:8].hex()}",  # the same in every worker of a parallel run
 )  # fmt: skip
 def test_signed_bytes_that_are_no_json_object_are_refused(db: None, payload: bytes) -> None:
     refused(post(payload))
