@@ -149,7 +149,8 @@ def effect(
             "cost": formatting.money(cost_minor, account.currency),
         }
         text = _(
-            "{money} pays for {calls} calls in a period, the included ones counted in ({cost}). Call {next} is refused with 429."
+            "{money} pays for {calls} calls in a period, the included ones among them: they cost {cost}. "
+            "Call {next} is refused with 429."
         )
     else:
         text = _("{calls} calls in a period are served. Call {next} is refused with 429 until the period ends.")

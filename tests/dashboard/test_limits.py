@@ -80,7 +80,7 @@ def test_a_limit_in_money_says_and_enforces_its_calls(visit: Visit) -> None:
     assert account(acme).hard_limit_minor == 1000
     assert allowance(acme).hard_limit == 140_019, "10.00 and less than half a cent more"
     text = words(acme.page("limits"))
-    assert "$10.00 pays for 140,019 calls in a period, the included ones counted in ($10.00)." in text
+    assert "$10.00 pays for 140,019 calls in a period, the included ones among them: they cost $10.00." in text
     assert "Call 140,020 is refused with 429." in text
     assert 'value="10.00"' in acme.page("limits")
 
