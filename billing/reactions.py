@@ -42,7 +42,6 @@ FOLLOWED = (
     *MAILS,
 )
 THIN = rejections.TYPES
-READINGS = 3
 
 
 def concerns(event_type: str) -> bool:
@@ -58,7 +57,7 @@ def react(*, event: StripeEvent, now: datetime) -> bool:
     if event.type not in FOLLOWED:
         return False
     customer_id = event.customer_id or _customer_of(event)
-    account = _followed(customer_id, now) if customer_id else None
+    account = subscriptions.sync_customer(customer_id=customer_id, now=now) if customer_id else None
     if account is None:
         return False
     tell = MAILS.get(event.type)
@@ -66,21 +65,6 @@ def react(*, event: StripeEvent, now: datetime) -> bool:
         tell(account, event)
     _copy(event)
     return True
-
-
-def _followed(customer_id: str, now: datetime) -> Account | None:
-    """The account after a reading that began when the event was known.
-
-    A reading that another worker has dated later wins, and with it a worker whose clock is ahead: so ours is made once more,
-    dated as late as that one. It begins after that one was written down, whatever the clocks say.
-    """
-    account = None
-    for _ in range(READINGS):
-        account = subscriptions.sync_customer(customer_id=customer_id, now=now)
-        if account is None or account.fetched_at is None or account.fetched_at <= now:
-            break
-        now = account.fetched_at
-    return account  # else others read it again and again: the last of them began after us
 
 
 def _customer_of(event: StripeEvent) -> str:

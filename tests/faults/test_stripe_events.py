@@ -4,9 +4,13 @@ import http.client
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +20,14 @@ from pytest_django import Settings
 from billing import inbox, stripe_api, sweep
 from billing.models import Account, PaymentState, StripeEvent, StripePrices
 from metering.models import Allowance
+from sandbox.stripe_simulator import Endpoint
 from tenants.models import AuditEntry, Notice
 from tests.billing import conftest as fixtures
 from tests.billing.conftest import Stripe, public
 from tests.billing.test_webhooks import SECRET, signature, snapshot
-from tests.conftest import MakeTenant, Product
+from tests.conftest import ROOT, MakeTenant, Product, wait_until
 from tests.faults.conftest import Breakable
+from tests.faults.test_other_processes import env
 
 pytestmark = pytest.mark.usefixtures("committed")
 stripe = fixtures.stripe
@@ -203,3 +209,54 @@ def test_what_comes_in_while_servers_are_away_is_not_lost(
     ids = [body["id"] for body in bodies]
     connections.close_all()  # ours was lost with the server
     assert StripeEvent.objects.filter(pk__in=ids, state=StripeEvent.State.RECEIVED).count() == 4
+
+
+@pytest.fixture
+def start_worker(stripe: Stripe, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+    """Start a real Celery worker that works for this Stripe."""
+    running: list[subprocess.Popen[bytes]] = []
+    address = {"STRIPE_API_BASE": stripe.url, "STRIPE_TEST_SECRET_KEY": fixtures.KEY, "STRIPE_LIVE_MODE": "false"}
+    command = [
+        sys.executable, "-m", "celery", "-A", "config.celery", "worker", "--pool", "solo", "--loglevel", "INFO",
+        "--without-gossip", "--without-mingle", "--without-heartbeat",
+    ]  # fmt: skip
+
+    def start() -> subprocess.Popen[bytes]:
+        with (tmp_path / "worker.log").open("ab") as log:
+            worker = subprocess.Popen(command, env={**env(), **address}, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        running.append(worker)
+        return worker
+
+    yield start
+    for worker in running:
+        if worker.poll() is None:
+            worker.kill()
+        worker.wait()
+
+
+def test_from_the_payment_to_what_is_enforced_with_real_processes(
+    stripe: Stripe,
+    make_payer: MakePayer,
+    start_product: Callable[..., Product],
+    start_worker: Callable[[], subprocess.Popen[bytes]],
+) -> None:
+    """Stripe posts, the web server stores, the worker follows. Then the worker is killed, and the next one takes over."""
+    product = start_product(workers=1, STRIPE_WEBHOOK_SECRETS=SECRET)
+    stripe.simulator.add_webhook(Endpoint(f"{product.url}/webhooks/stripe", (SECRET,)))
+
+    def is_followed(account: Account) -> bool:
+        account.refresh_from_db()
+        return account.state == PaymentState.ACTIVE
+
+    worker = start_worker()
+    first = make_payer()
+    wait_until(lambda: is_followed(first), seconds=60, what="the worker's effect")
+    worker.kill()
+    worker.wait()
+    others = [make_payer() for _ in range(3)]
+    start_worker()
+    for account in others:
+        wait_until(partial(is_followed, account), seconds=60, what="the next worker's effect")
+    for account in (first, *others):
+        assert Notice.objects.filter(tenant=account.tenant, kind="plan.began").count() == 1
+        assert AuditEntry.objects.filter(tenant=account.tenant, action="plan.changed").count() == 1
