@@ -1,6 +1,7 @@
-"""Checkout sessions in subscription mode."""
+"""Checkout sessions: in subscription mode, and in setup mode, where a card is left for later."""
 
-from . import coupons, customers, lists, payment_methods, subscriptions, timers
+from . import coupons, customers, lists, payment_methods, setup_intents, subscriptions, timers
+from .checkout_shape import blank, details
 from .errors import Json, StripeError, refused
 from .invoice_lines import total_up
 from .parameters import BOOLEAN, INTEGER, METADATA, RANGE, TEXT, one_of
@@ -27,7 +28,7 @@ CREATE: Json = {
     "line_items": [{"metadata": METADATA, "price": TEXT, "price_data": PRICE_DATA, "quantity": INTEGER}],
     "locale": TEXT,
     "metadata": METADATA,
-    "mode": one_of("subscription"),
+    "mode": one_of("setup", "subscription"),
     "payment_method_collection": one_of("always", "if_required"),
     "payment_method_types": [one_of("card")],
     "phone_number_collection": {"enabled!": BOOLEAN},
@@ -42,6 +43,7 @@ CREATE: Json = {
         "trial_period_days": INTEGER,
         "trial_settings": subscriptions.TRIAL_SETTINGS,
     },
+    "setup_intent_data": {"description": TEXT, "metadata": METADATA},
     "submit_type": one_of("auto", "pay", "subscribe"),
     "success_url": TEXT,
     "tax_id_collection": {"enabled!": BOOLEAN, "required": one_of("if_supported", "never")},
@@ -51,27 +53,45 @@ CREATE: Json = {
 
 @route("POST", "/v1/checkout/sessions", CREATE)
 def create(world: World, params: Json) -> Json:
-    if params.get("mode") != "subscription":
-        raise refused("This simulator knows `mode=subscription` only.", param="mode")
-    for name in ("success_url", "line_items"):
-        if not params.get(name):
-            raise refused(f"Missing required param: {name}.", param=name, code="parameter_missing")
-    if params.get("allow_promotion_codes") and params.get("discounts"):
-        raise refused("You may only specify one of these parameters: allow_promotion_codes, discounts.")
+    _check(params)
     customer = None
     if params.get("customer"):
-        if params.get("customer_email"):
-            raise refused("You may only specify one of these parameters: customer, customer_email.")
         customer = customers.living(world, params["customer"], param="customer")
     expires_at = params.get("expires_at") or world.now + LONGEST_SECONDS
     if not world.now + SHORTEST_SECONDS <= expires_at <= world.now + LONGEST_SECONDS:
         raise refused("The `expires_at` timestamp must be 30 minutes to 24 hours from now.", param="expires_at")
-    session = _blank(world, customer, params, expires_at)
-    session["_draft"] = _subscription_params(world, params)
-    _price_up(world, session, customer)
+    session = blank(world, customer, params, expires_at)
+    if params["mode"] == "setup":
+        _prepare_setup(world, session, params)
+    else:
+        session["_draft"] = _subscription_params(world, params)
+        _price_up(world, session, customer)
     world.save(session)
     timers.schedule(world, "expire_checkout", session["id"], expires_at)
     return session
+
+
+def _check(params: Json) -> None:
+    """Raises StripeError for what does not go together."""
+    is_setup = params.get("mode") == "setup"
+    for name in ("mode", "success_url") if is_setup else ("mode", "success_url", "line_items"):
+        if not params.get(name):
+            raise refused(f"Missing required param: {name}.", param=name, code="parameter_missing")
+    for name in ("line_items", "subscription_data", "allow_promotion_codes", "discounts"):
+        if is_setup and params.get(name):
+            raise refused(f"You can not pass `{name}` in `setup` mode.", param=name)
+    for one, other in (("allow_promotion_codes", "discounts"), ("customer", "customer_email")):
+        if params.get(one) and params.get(other):
+            raise refused(f"You may only specify one of these parameters: {one}, {other}.")
+
+
+def _prepare_setup(world: World, session: Json, params: Json) -> None:
+    given = params.get("setup_intent_data") or {}
+    intent = setup_intents.begin(world, session["customer"], given.get("metadata") or {})
+    session |= {
+        "setup_intent": intent["id"], "currency": params.get("currency"), "payment_status": "no_payment_required",
+        "_line_items": listing(f"/v1/checkout/sessions/{session['id']}/line_items", []),
+    }  # fmt: skip
 
 
 def _subscription_params(world: World, params: Json) -> Json:
@@ -85,88 +105,6 @@ def _subscription_params(world: World, params: Json) -> Json:
         )
     currency = {"currency": params["currency"]} if params.get("currency") else {}
     return {**data, **currency, "items": items, "discounts": params.get("discounts") or []}
-
-
-def _blank(world: World, customer: Json | None, params: Json, expires_at: int) -> Json:
-    identifier = world.new_id("cs_test", 58)
-    return {
-        "id": identifier,
-        "object": "checkout.session",
-        "adaptive_pricing": None,
-        "after_expiration": None,
-        "allow_promotion_codes": params.get("allow_promotion_codes"),
-        "amount_subtotal": None,
-        "amount_total": None,
-        "automatic_tax": {"enabled": False, "liability": None, "provider": None, "status": None},
-        "billing_address_collection": params.get("billing_address_collection"),
-        "cancel_url": params.get("cancel_url"),
-        "client_reference_id": params.get("client_reference_id"),
-        "client_secret": None,
-        "collected_information": None,
-        "consent": None,
-        "consent_collection": None,
-        "created": world.now,
-        "currency": None,
-        "currency_conversion": None,
-        "custom_fields": [],
-        "custom_text": {
-            "after_submit": None, "shipping_address": None, "submit": None, "terms_of_service_acceptance": None,
-        },
-        "customer": customer["id"] if customer else None,
-        "customer_creation": None if customer else "always",
-        "customer_details": _details(world, customer, params.get("customer_email")),
-        "customer_email": params.get("customer_email"),
-        "discounts": [
-            {"coupon": one.get("coupon"), "promotion_code": one.get("promotion_code")}
-            for one in params.get("discounts") or []
-        ],
-        "expires_at": expires_at,
-        "invoice": None,
-        "invoice_creation": None,
-        "livemode": False,
-        "locale": params.get("locale"),
-        "metadata": params.get("metadata") or {},
-        "mode": "subscription",
-        "origin_context": None,
-        "payment_intent": None,
-        "payment_link": None,
-        "payment_method_collection": params.get("payment_method_collection") or "always",
-        "payment_method_configuration_details": None,
-        "payment_method_options": {"card": {"request_three_d_secure": "automatic"}},
-        "payment_method_types": ["card"],
-        "payment_status": "unpaid",
-        "permissions": None,
-        "phone_number_collection": params.get("phone_number_collection") or {"enabled": False},
-        "recovered_from": None,
-        "saved_payment_method_options": {
-            "allow_redisplay_filters": ["always"], "payment_method_remove": "disabled", "payment_method_save": None,
-        },
-        "setup_intent": None,
-        "shipping_address_collection": None,
-        "shipping_cost": None,
-        "shipping_options": [],
-        "status": "open",
-        "submit_type": params.get("submit_type"),
-        "subscription": None,
-        "success_url": params["success_url"],
-        "tax_id_collection": {"required": "never", "enabled": False, **(params.get("tax_id_collection") or {})},
-        "total_details": None,
-        "ui_mode": "hosted_page",
-        "url": f"{world.settings.url}/c/pay/{identifier}",
-        "wallet_options": None,
-    }  # fmt: skip
-
-
-def _details(world: World, customer: Json | None, email: str | None) -> Json | None:
-    if customer is None:
-        return {
-            "address": None, "email": email, "name": None, "phone": None, "tax_exempt": "none", "tax_ids": None,
-        } if email else None  # fmt: skip
-    tax_ids = [{"type": one["type"], "value": one["value"]} for one in world.walk("tax_id", customer=customer["id"])]
-    return {
-        "address": customer["address"], "email": customer["email"], "name": customer["name"],
-        "phone": customer["phone"], "tax_exempt": customer["tax_exempt"], "tax_ids": tax_ids,
-    }  # fmt: skip
 
 
 def _price_up(world: World, session: Json, customer: Json | None) -> None:
@@ -285,6 +223,9 @@ def complete(world: World, session: Json, *, card: str, email: str, name: str) -
     if session["status"] != "open":
         raise refused("This Checkout Session is no longer open.")
     customer = _customer(world, session, email=email, name=name)
+    if session["mode"] == "setup":
+        setup_intents.succeed(world, world.load("setup_intent", session["setup_intent"]), customer, card)
+        return _completed(world, session, customer, {})
     draft = session["_draft"]
     subscription = subscriptions.begin(world, customer, draft)
     if card != "none":
@@ -296,12 +237,19 @@ def complete(world: World, session: Json, *, card: str, email: str, name: str) -
         raise StripeError("Your card was declined.", status=402, kind="card_error", code="card_declined")
     invoice = world.find("invoice", subscription["latest_invoice"]) if subscription["latest_invoice"] else None
     is_paid = invoice is not None and invoice["amount_paid"] > 0
+    made = {
+        "payment_status": "paid" if is_paid else "no_payment_required",
+        "subscription": subscription["id"],
+        "invoice": invoice["id"] if invoice else None,
+    }
+    return _completed(world, session, customer, made)
+
+
+def _completed(world: World, session: Json, customer: Json, made: Json) -> str:
+    """The session is done; the URL to go to."""
     timers.cancel(world, "expire_checkout", session["id"])
-    world.change(
-        session, None, status="complete", payment_status="paid" if is_paid else "no_payment_required",
-        customer=customer["id"], subscription=subscription["id"], invoice=invoice["id"] if invoice else None,
-        customer_details=_details(world, customer, None), url=None,
-    )  # fmt: skip
+    known = details(world, customer, None)
+    world.change(session, None, status="complete", customer=customer["id"], customer_details=known, url=None, **made)
     world.emit("checkout.session.completed", session)
     return str(session["success_url"]).replace(PLACEHOLDER, session["id"])
 

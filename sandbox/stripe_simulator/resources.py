@@ -23,13 +23,14 @@ from . import (
     refunds,
     renewals,
     schedules,
+    setup_intents,
     subscription_items,
     subscriptions,
     thin_events,
 )
 
 EVERY = (
-    account, catalogue, changes, checkout, collection, coupons, credit_notes, customers, endpoints, events, invoice_items, invoices,
-    meter_events, meters, payment_methods, payments, portal, previews, products, refunds, renewals, schedules, subscription_items,
-    subscriptions, thin_events,
+    account, catalogue, changes, checkout, collection, coupons, credit_notes, customers, endpoints, events,
+    invoice_items, invoices, meter_events, meters, payment_methods, payments, portal, previews, products, refunds,
+    renewals, schedules, setup_intents, subscription_items, subscriptions, thin_events,
 )  # fmt: skip

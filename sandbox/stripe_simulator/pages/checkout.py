@@ -56,7 +56,10 @@ def _page(world: World, identifier: str, refusal: str | None = None) -> Answer:
     if session["status"] != "open":
         return page("Checkout", tag("p", f"This Checkout Session is {session['status']}."), status=HTTPStatus.GONE)
     status = HTTPStatus.PAYMENT_REQUIRED if refusal else HTTPStatus.OK
-    return page("Subscribe", error(refusal), _summary(session), *_forms(session), status=status)
+    if session["mode"] == "setup":
+        about = tag("p", "The card is kept for later. Nothing is charged now.")
+        return page("Save a card", error(refusal), about, *_forms(session, button="Save card"), status=status)
+    return page("Subscribe", error(refusal), _summary(session), *_forms(session, button="Subscribe"), status=status)
 
 
 def _summary(session: Json) -> Html:
@@ -74,7 +77,7 @@ def _summary(session: Json) -> Html:
     return table(["What", "Quantity", "Price"], rows)
 
 
-def _forms(session: Json) -> list[Piece]:
+def _forms(session: Json, *, button: str) -> list[Piece]:
     action = f"/c/pay/{session['id']}"
     details = session["customer_details"] or {}
     pay = form(
@@ -82,7 +85,7 @@ def _forms(session: Json) -> list[Piece]:
         field("Email", "email", details.get("email"), kind="email", readonly="" if session["customer"] else None),
         field("Name on card", "name", details.get("name")),
         tag("fieldset", tag("legend", "Card"), choices("card", CARDS, payment_methods.WORKS)),
-        button="Subscribe",
+        button=button,
         name="pay",
     )
     code = None

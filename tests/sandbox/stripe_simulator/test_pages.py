@@ -162,3 +162,22 @@ def test_names_are_escaped(stripe: StripeSimulator, shop: Shop) -> None:
     shop.v1.customers.create({"name": "<script>alert(1)</script>"})
 
     assert "<script" not in browse(stripe.url + "/")[2]
+
+
+def test_a_card_can_be_left_for_later(stripe: StripeSimulator, shop: Shop) -> None:
+    customer = shop.customer(card=None)
+    params: Any = {"mode": "setup", "customer": customer, "success_url": BACK, "payment_method_types": ["card"]}
+    made = shop.v1.checkout.sessions.create(params)
+    assert "Nothing is charged now" in browse(made.url or "")[2]
+    assert browse(made.url or "", {"action": "pay", "card": "works"})[0] == 303
+
+    done = shop.v1.checkout.sessions.retrieve(made.id, {"expand": ["setup_intent"]})
+    assert (done.status, done.payment_status, done.subscription) == ("complete", "no_payment_required", None)
+    intent = shop.v1.setup_intents.retrieve(done.setup_intent.id)  # type: ignore[union-attr]
+    (method,) = shop.v1.customers.payment_methods.list(customer).data
+    assert (intent.status, intent.payment_method) == ("succeeded", method.id)
+    assert stripe.customers[customer]["invoice_settings"]["default_payment_method"] is None
+    assert [one for one in shop.event_types() if one.startswith(("setup", "checkout"))] == [
+        "setup_intent.created", "setup_intent.succeeded", "checkout.session.completed",
+    ]  # fmt: skip
+    assert len(stripe.charges) == 0
