@@ -223,8 +223,7 @@ def test_menus_close_on_escape_and_elsewhere(open_context: Open, make_owner: Mak
     assert complaints == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [320, 1440])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 320), ("dark", 1440)])  # layout and colours are independent
 def test_every_page_is_accessible_and_fits(
     open_context: Open, make_owner: MakeOwner, complaints: list[str], scheme: str, width: int, tmp_path: Path
 ) -> None:
