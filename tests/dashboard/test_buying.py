@@ -377,9 +377,16 @@ def test_a_free_plan_leaves_a_card_first(visit: Visit, stripe: Stripe, sold: Non
     assert "Leave a card first" in told(acme, agree_blindly(acme))
 
 
-@pytest.mark.xfail(reason="The simulated Stripe has no Checkout in mode `setup` yet.")
-def test_a_card_is_left_on_stripes_page(visit: Visit, stripe: Stripe, sold: None) -> None:
-    assert post(visit(), "limits/upgrade/card")["Location"].startswith(f"{stripe.url}/")
+def test_with_a_card_left_a_free_plan_may_arrange_its_upgrade(visit: Visit, stripe: Stripe, sold: None) -> None:
+    acme = visit()
+    address = post(acme, "limits/upgrade/card")["Location"]
+    assert address.startswith(f"{stripe.url}/")
+    assert urlsplit(pay(stripe, address)).path == f"/t/{acme.slug}/limits"
+    text = words(acme.page("limits"))
+    assert "If it happened now, $19.00 would be due, and a period of Launch would begin." in text
+    assert "Serve and charge them" not in text, "a plan without a price cannot fall back to one"
+    assert "Arranged:" in told(acme, agree(acme, fallback="block"))
+    assert Allowance.objects.get(pk=acme.owned.tenant.pk).hard_limit == 10_000, "included, and as many to bridge"
 
 
 def agree_blindly(visitor: Visitor) -> Any:
