@@ -137,9 +137,9 @@ def card(customer_id: str) -> None:
 
 
 @contextmanager
-def simulated_stripe(settings: Any) -> Iterator[StripeSimulator]:
+def simulated_stripe(settings: Any, *, behind: timedelta = BEHIND) -> Iterator[StripeSimulator]:
     """A Stripe of some days ago, whose clock stands still until it is moved; the settings point to it."""
-    start = datetime.now(UTC) - BEHIND - SUBSCRIBED_FOR
+    start = datetime.now(UTC) - behind - SUBSCRIBED_FOR
     partitions.ensure(calls_from=start, hours_from=start - timedelta(days=40), now=datetime.now(UTC))
     kept = Settings(api_keys=(KEY,), summary_delay_seconds=1.0)
     with StripeSimulator(start=int(start.timestamp()), is_frozen=True, settings=kept) as simulator:

@@ -3,12 +3,16 @@
 from django.utils import timezone
 
 from metering import calls
-from tenants.keys import cache
+from tenants.keys import Caller, cache
 
 
 def serve(api_key: str, count: int) -> int:
     """Make this many calls; how many were admitted."""
-    caller = cache.verify(api_key, now=timezone.now())
+    return serve_as(cache.verify(api_key, now=timezone.now()), count)
+
+
+def serve_as(caller: Caller, count: int) -> int:
+    """As `serve`, for a caller whose key was verified before: nothing but the engine asks the database."""
     admitted = 0
     for _ in range(count):
         call = calls.open_call(caller=caller, capability="storage")
