@@ -1,13 +1,18 @@
 """The sweep: with every event lost, accounts come right by the clock."""
 
+import json
 from datetime import timedelta
 from typing import Any
 
 import pytest
+import redis
+from celery.signals import beat_init
+from django.conf import settings
 from django.utils import timezone
 
 from billing import sweep
 from billing.models import Account, PaymentState, PlanChange
+from config.celery import CATCH_UP, app
 from tenants.models import Notice
 from tests.billing.conftest import Stripe, Subscribe
 from tests.conftest import MakeTenant
@@ -131,3 +136,22 @@ def test_one_account_that_cannot_be_read_holds_up_no_other(
     assert sweep.sweep(now=stripe.now) == 1
     assert sweep.sweep(now=stripe.now) == 0
     assert "could not be read from Stripe" in caplog.text
+
+
+# -- the timetable -----------------------------------------------------------------------------------------------------
+
+
+def test_every_entry_of_the_timetable_names_a_task() -> None:
+    app.autodiscover_tasks(force=True)
+    assert {entry["task"] for entry in app.conf.beat_schedule.values()} <= set(app.tasks)
+
+
+def test_what_was_not_delivered_is_looked_for_at_each_start_of_beat() -> None:
+    broker = redis.Redis.from_url(settings.REDIS_URL)
+
+    def waiting() -> int:
+        return sum(json.loads(one)["headers"]["task"] == CATCH_UP for one in broker.lrange("celery", 0, -1))
+
+    before = waiting()
+    beat_init.send(sender=None)
+    assert waiting() == before + 1
