@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from django.db import transaction
 from django.db.models import Max
@@ -221,8 +222,17 @@ def _reason(reason: str) -> dict[str, str]:
     return {"reason": reason} if reason else {}
 
 
+def locked(account_id: UUID) -> Account:
+    """The account as it is now, with tenant, version and plan; its row is held until the transaction ends.
+
+    In two steps: of a join, PostgreSQL would drop the row when the one waited for has changed its plan.
+    """
+    Account.objects.select_for_update().get(pk=account_id)
+    return Account.objects.select_related("tenant", "plan_version__plan").get(pk=account_id)
+
+
 def _locked(account: Account) -> Account:
-    """The account's row as it is now, held until the transaction ends; the given object shows the same."""
+    """As `locked`; the given object shows the same."""
     Account.objects.select_for_update().get(pk=account.pk)
     account.refresh_from_db()
     return account

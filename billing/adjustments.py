@@ -32,12 +32,15 @@ def priced(changes: Sequence[adjustments.Change], *, tenant: Tenant, now: dateti
     account = Account.objects.select_related("plan_version__plan").filter(tenant=tenant).first()
     if account is None:
         raise adjustments.CannotAdjust(f"{tenant} has no plan, so no price.")
-    terms = accounts.pricing_terms(account.plan_version)
-    return [
-        Priced(
-            effect,
-            pricing.invoice(terms=terms, quantity=effect.before),
-            pricing.invoice(terms=terms, quantity=effect.after),
+    terms = accounts.pricing_terms(account.plan_version, account.currency)
+    found = []
+    for effect in adjustments.effects(changes, now=now):
+        cap_minor = (
+            None if effect.is_closed else account.hard_limit_minor
+        )  # of a closed period it is not known any more
+        before, after = (
+            pricing.invoice(terms=terms, quantity=quantity, cap_minor=cap_minor)
+            for quantity in (effect.before, effect.after)
         )
-        for effect in adjustments.effects(changes, now=now)
-    ]
+        found.append(Priced(effect, before, after))
+    return found

@@ -15,7 +15,7 @@ from django.db.models import Q
 from metering import usage
 from tenants import audit, notices
 
-from . import consents, reporting, stripe_api, subscriptions, upgrades
+from . import accounts, consents, reporting, stripe_api, subscriptions, upgrades
 from .change_previews import (
     ChangeIsOpen,
     ChangeIsScheduled,
@@ -98,7 +98,7 @@ def reactivate(*, account: Account, actor: str, now: datetime) -> PlanChange:
 def undo(*, change: PlanChange, actor: str, now: datetime) -> PlanChange:
     """The announced upgrade does not happen; its consent has ended and the customer's fallback holds. Raises TooLate."""
     with transaction.atomic():
-        _locked(change.account_id)
+        accounts.locked(change.account_id)
         announced = PlanChange.objects.filter(pk=change.pk, state=State.ANNOUNCED)
         if not announced.update(state=State.UNDONE, ended_at=now):
             raise TooLate
@@ -135,7 +135,7 @@ def _opened(change: PlanChange, *, account: Account, actor: str, now: datetime) 
     change.account, change.from_version = account, account.plan_version
     change.requested_by, change.requested_at = actor, now
     with transaction.atomic():
-        present = _locked(account.pk)
+        present = accounts.locked(account.pk)
         if present.plan_version_id != change.from_version_id:
             raise PreviewIsStale
         try:
@@ -329,7 +329,7 @@ def _refused(change: PlanChange, error: StripeRefused, now: datetime) -> None:
 def _fail(change: PlanChange, why: str, *, now: datetime, how: Consent.End = Consent.End.FAILED) -> PlanChange:
     """The change has ended without an effect; of an automatic one the consent has, too, and the fallback holds."""
     with transaction.atomic():
-        account = _locked(change.account_id)
+        account = accounts.locked(change.account_id)
         opened = PlanChange.objects.filter(pk=change.pk, state__in=PlanChange.OPEN_STATES)
         if opened.update(state=State.FAILED, failure=why[:300], ended_at=now):
             if change.consent is not None:
@@ -362,11 +362,6 @@ def _record(change: PlanChange, actor: str, action: str, **detail: object) -> No
         tenant=change.account.tenant, actor=actor, action=action, subject=str(change.to_version),
         before=str(change.from_version), change=str(change.pk), **detail,
     )  # fmt: skip
-
-
-def _locked(account_id: UUID) -> Account:
-    rows = Account.objects.select_for_update(of=("self",)).select_related("tenant", "plan_version__plan")
-    return rows.get(pk=account_id)
 
 
 def _fresh(change_id: UUID) -> PlanChange:

@@ -136,11 +136,7 @@ def give(*, account: Account, offered: ConsentOffer, fallback: Policy, actor: st
     if fallback not in {Policy.BLOCK, Policy.RATE}:
         raise FallbackImpossible("Calls are either refused or priced one by one.")
     with transaction.atomic():
-        account = (
-            Account.objects.select_for_update(of=("self",))
-            .select_related("tenant", "plan_version__plan")
-            .get(pk=account.pk)
-        )
+        account = accounts.locked(account.pk)
         known = Consent.objects.filter(account=account, ended_at=None).first()
         if known is not None and known.from_version_id == account.plan_version_id:
             return known
@@ -165,11 +161,7 @@ def withdraw(*, account: Account, actor: str, now: datetime) -> bool:
     False: there was no consent. Raises TooLate once the upgrade is being made.
     """
     with transaction.atomic():
-        account = (
-            Account.objects.select_for_update(of=("self",))
-            .select_related("tenant", "plan_version__plan")
-            .get(pk=account.pk)
-        )
+        account = accounts.locked(account.pk)
         consent = Consent.objects.filter(account=account, ended_at=None).first()
         if consent is None:
             return False

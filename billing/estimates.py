@@ -73,7 +73,7 @@ def statement(*, account: Account, now: datetime) -> Statement:
     as_of = usage.as_of()
     found = usage.groups(scope)
     total = usage.total(found)
-    terms = accounts.pricing_terms(account.plan_version)
+    terms = accounts.pricing_terms(account.plan_version, account.currency)
     today = periods.day_of(now)
     full_days = [counts.units for day, _, counts in usage.daily(scope) if period.start <= day < today]
     ahead = projection.straight_line(period=period, used=total.counts.units, full_days=full_days, now=now)
@@ -136,7 +136,7 @@ def months(*, account: Account, now: datetime, count: int = 13) -> list[Month]:
     current = wanted[-1]
     found = usage.by_period(tenant_id=account.tenant_id, wanted=wanted)
     reached = now - current.start
-    terms = accounts.pricing_terms(account.plan_version)
+    terms = accounts.pricing_terms(account.plan_version, account.currency)
     result = []
     for period in wanted:
         total = sum(found[period].values(), usage.Counts())

@@ -66,8 +66,7 @@ def sync(*, account_id: UUID, now: datetime) -> Account:
 def _written(known: Account, reading: Reading) -> Account | None:
     """The account after this reading; None when another was written down since it began."""
     with transaction.atomic():
-        rows = Account.objects.select_for_update(of=("self",)).select_related("tenant", "plan_version__plan")
-        account = rows.get(pk=known.pk)
+        account = accounts.locked(known.pk)
         if (account.fetched_at, account.customer_id) != (known.fetched_at, reading.customer_id):
             return None
         account.fetched_at = _stamp(reading.at, known.fetched_at)
