@@ -33,6 +33,7 @@ from .signatures import verified
 from .stripe_objects import (
     Checkout,
     Event,
+    InvoiceLine,
     Item,
     Meter,
     OpenInvoice,
@@ -45,9 +46,9 @@ from .stripe_objects import (
 )
 
 __all__ = [
-    "AlreadyDelivered", "BadSignature", "CardRefused", "Checkout", "Event", "Item", "Meter", "NoSuchObject", "OpenInvoice",
-    "Preview", "PreviewLine", "Price", "Product", "SavedFailure", "StripeError", "StripeNotConfigured", "StripeRefused",
-    "StripeUnavailable", "Subscription", "Tier", "verified",
+    "AlreadyDelivered", "BadSignature", "CardRefused", "Checkout", "Event", "InvoiceLine", "Item", "Meter", "NoSuchObject",
+    "OpenInvoice", "Preview", "PreviewLine", "Price", "Product", "SavedFailure", "StripeError", "StripeNotConfigured",
+    "StripeRefused", "StripeUnavailable", "Subscription", "Tier", "verified",
 ]  # fmt: skip
 
 PAGE = 100
@@ -496,6 +497,25 @@ def open_invoices(customer_id: str) -> list[OpenInvoice]:
         page = _client().v1.invoices.list({"customer": customer_id, "status": "open", "limit": PAGE})
         found = [objects.read_open_invoice(body) for body in _all(page)]
     return sorted(found, key=lambda one: (one.created_at, one.id))
+
+
+def invoice_lines(*, customer_id: str, since: datetime) -> list[InvoiceLine]:
+    """The lines of the customer's invoices from then on, drafts among them; those of voided invoices count no more."""
+    params: Any = {"customer": customer_id, "created": {"gte": int(since.timestamp())}, "limit": PAGE}
+    found: list[InvoiceLine] = []
+    with _asking():
+        for invoice in _all(_client().v1.invoices.list(params)):
+            if invoice["status"] != "void":
+                found += [objects.read_invoice_line(invoice, line) for line in _lines_of(invoice)]
+    return found
+
+
+def _lines_of(invoice: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """All lines: an invoice in a list brings its first ten."""
+    if invoice["lines"].get("has_more"):
+        yield from _all(_client().v1.invoices.line_items.list(invoice["id"], {"limit": PAGE}))
+    else:
+        yield from invoice["lines"]["data"]
 
 
 # -- Usage ---------------------------------------------------------------------------------------------------------------

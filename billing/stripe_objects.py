@@ -100,6 +100,22 @@ class OpenInvoice:
 
 
 @dataclass(frozen=True, slots=True)
+class InvoiceLine:
+    """One line of an invoice for a price, from `start` to `end`. `final_at` is None while the invoice is a draft."""
+
+    invoice_id: str
+    number: str
+    final_at: datetime | None
+    price_id: str
+    quantity: int
+    amount_minor: int
+    currency: str
+    start: datetime
+    end: datetime
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened at Stripe; what it means is read from the object's present state."""
 
@@ -209,6 +225,23 @@ def read_open_invoice(body: Json) -> OpenInvoice:
 def invoice_subscription_id(body: Json) -> str:
     details = (body.get("parent") or {}).get("subscription_details") or {}
     return id_of(details.get("subscription"))
+
+
+def read_invoice_line(invoice: Json, line: Json) -> InvoiceLine:
+    is_draft = invoice["status"] == "draft"
+    final_at = (invoice.get("status_transitions") or {}).get("finalized_at") or invoice["created"]
+    return InvoiceLine(
+        invoice_id=invoice["id"],
+        number=invoice.get("number") or "",
+        final_at=None if is_draft else instant(final_at),
+        price_id=id_of(((line.get("pricing") or {}).get("price_details") or {}).get("price")),
+        quantity=int(line.get("quantity") or 0),
+        amount_minor=int(line["amount"]),
+        currency=line["currency"],
+        start=instant(line["period"]["start"]),
+        end=instant(line["period"]["end"]),
+        metadata=dict(line.get("metadata") or {}),
+    )
 
 
 def read_event(body: Json) -> Event:
