@@ -4,7 +4,9 @@ from .accounts import Account, PaymentState
 from .changes import Consent, PlanChange
 from .plans import Plan, PlanVersion
 from .stripe import StripeEvent, StripePrices, UsageReport
+from .usage import BilledPeriod, Charge
 
 __all__ = [
-    "Account", "Consent", "PaymentState", "Plan", "PlanChange", "PlanVersion", "StripeEvent", "StripePrices", "UsageReport",
+    "Account", "BilledPeriod", "Charge", "Consent", "PaymentState", "Plan", "PlanChange", "PlanVersion", "StripeEvent",
+    "StripePrices", "UsageReport",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from django.utils.translation import gettext_lazy as _
 
 from .accounts import Account
 from .plans import PlanVersion
+from .usage import BilledPeriod
 
 
 class StripePrices(models.Model):
@@ -85,10 +86,13 @@ class UsageReport(models.Model):
         SENDING = "sending", _("Sent, the answer is not known")
         DELIVERED = "delivered", _("Stripe has taken it")
         CONFIRMED = "confirmed", _("Stripe's summaries agree")
-        REJECTED = "rejected", _("Stripe has rejected it")
+        REJECTED = "rejected", _("Stripe has rejected it; a later revision carries its units once the cause is mended")
+        SET_ASIDE = "set_aside", _("Rejected for good: a person decides")
+        TOO_LATE = "too_late", _("Not counted: the invoice was final before")
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="usage_reports")
+    period = models.ForeignKey(BilledPeriod, null=True, blank=True, on_delete=models.PROTECT, related_name="reports")
     subscription_id = models.CharField(max_length=255)
     meter_id = models.CharField(max_length=255)
     period_start = models.DateTimeField()
@@ -102,10 +106,21 @@ class UsageReport(models.Model):
     attempted_at = models.DateTimeField(null=True, blank=True, help_text=_("When it was first sent (UTC)."))
     delivered_at = models.DateTimeField(null=True, blank=True)
     confirmed_at = models.DateTimeField(null=True, blank=True)
+    mended_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text=_("When the cause of its rejection was gone: its units are free to be sent anew."),
+    )
     error = models.CharField(max_length=500, blank=True)
 
     class Meta:
         ordering = ("account", "window_start", "revision")
+        indexes = (
+            models.Index(
+                fields=("account",), condition=models.Q(state__in=["pending", "sending", "delivered", "rejected"]),
+                name="usagereport_unsettled",
+            ),
+        )  # fmt: skip
         constraints = (
             models.UniqueConstraint(
                 fields=("account", "meter_id", "window_start", "window_end", "revision"), name="usagereport_once"
