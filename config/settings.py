@@ -161,6 +161,7 @@ BILLING = {
     "WEBHOOK_MAX_BYTES": 512 * 1024,
     "WEBHOOK_TOLERANCE_SECONDS": 300,
     "EVENT_ATTEMPTS": 12,
+    "SETTLING_MINUTES": env.int("SETTLING_MINUTES", 60),  # usage older than this is at Stripe, or reconciliation asks why not
 }
 DJSTRIPE_FOREIGN_KEY_TO_FIELD = "id"
 DJSTRIPE_SUBSCRIBER_MODEL = "tenants.Tenant"

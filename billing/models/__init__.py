@@ -3,10 +3,11 @@
 from .accounts import Account, PaymentState
 from .changes import Consent, PlanChange
 from .plans import Plan, PlanVersion
+from .reconciliation import Drift, ReportingStop
 from .stripe import StripeEvent, StripePrices, UsageReport
 from .usage import BilledPeriod, Charge
 
 __all__ = [
-    "Account", "BilledPeriod", "Charge", "Consent", "PaymentState", "Plan", "PlanChange", "PlanVersion", "StripeEvent",
-    "StripePrices", "UsageReport",
+    "Account", "BilledPeriod", "Charge", "Consent", "Drift", "PaymentState", "Plan", "PlanChange", "PlanVersion",
+    "ReportingStop", "StripeEvent", "StripePrices", "UsageReport",
 ]  # fmt: skip
