@@ -57,12 +57,11 @@ class Statement:
 
     @property
     def included_runs_out_at(self) -> datetime | None:
-        """When the included calls end at the present rate, if that is within the period and still ahead."""
+        """When the included calls end if the days to come go as projected; None unless that is ahead and within the period."""
         included = self.allowance.included
         if self.projection is None or included is None or not self.used < included < self.projection.likely:
             return None
-        elapsed = self.now - self.period.start
-        return self.now + timedelta(seconds=int(elapsed.total_seconds()) * (included - self.used) // self.used)
+        return self.projection.reaches(included - self.used, now=self.now, end=self.period.end)
 
 
 def statement(*, account: Account, now: datetime) -> Statement:
@@ -74,9 +73,8 @@ def statement(*, account: Account, now: datetime) -> Statement:
     found = usage.groups(scope)
     total = usage.total(found)
     terms = accounts.pricing_terms(account.plan_version, account.currency)
-    today = periods.day_of(now)
-    full_days = [counts.units for day, _, counts in usage.daily(scope) if period.start <= day < today]
-    ahead = projection.straight_line(period=period, used=total.counts.units, full_days=full_days, now=now)
+    days = known_days(account=account, now=now)
+    ahead = projection.projected(period=period, used=total.counts.units, days=days, now=now)
     if ahead is not None and allowance.admits is not None:
         ahead = ahead.capped(max(allowance.admits, total.counts.units))
     return Statement(
@@ -91,6 +89,18 @@ def statement(*, account: Account, now: datetime) -> Statement:
         invoice=pricing.invoice(terms=terms, quantity=total.counts.units, cap_minor=account.hard_limit_minor),
         projection=ahead,
         projected=None if ahead is None else _priced(terms, ahead, account.hard_limit_minor),
+    )
+
+
+def known_days(*, account: Account, now: datetime) -> list[projection.Day]:
+    """What the projection goes by: the last weeks by day, of this period and those before."""
+    start = periods.day_of(now) - projection.REACHES_BACK
+    found = {day: counts for day, _, counts in usage.daily(usage.Scope(account.tenant_id, start, now))}
+    return projection.known_days(
+        units={day: counts.units for day, counts in found.items()},
+        since=account.created_at,
+        now=now,
+        unknown={day for day, counts in found.items() if counts.refused > counts.units},
     )
 
 

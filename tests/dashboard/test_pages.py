@@ -212,7 +212,7 @@ def test_the_invoice_shows_its_arithmetic(visit: Visit) -> None:
     text = words(acme.page("invoice"))
     row = f"So far {statement.used:,} 100,000 {overage.quantity:,} $0.25 per 1,000 ${overage.amount_minor / 100:.2f} $19.00"
     assert row in text
-    assert re.search(r"So far .* Low .* Likely .* High .* Method: straight line\.", text)
+    assert re.search(r"So far .* Low .* Likely .* High .* Method: weekdays of the last eight weeks\.", text)
 
 
 def test_a_plan_that_refuses_says_that_nothing_is_charged_beyond_it(visit: Visit) -> None:
