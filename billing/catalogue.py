@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from django.conf import settings
 
-from . import accounts, pricing, stripe_api
+from . import accounts, billing_ways, pricing, stripe_api
 from .errors import BillingError
 from .models import Account, PlanVersion, StripePrices
 from .stripe_api import Meter, NoSuchObject, Price, Tier
@@ -82,7 +82,7 @@ def offer(version: PlanVersion, *, meter_id: str) -> Offer:
     }
     fees = {currency: (Tier(None, Decimal(priced.fee_minor)),) for currency, priced in terms.items()}
     fee = Price("", f"{key}-fee", product_id, "", fees)
-    if not accounts.is_rated(version):
+    if not accounts.is_rated(version) or not billing_ways.chosen().is_reported:
         return Offer(version, product_id, fee, None)
     steps = {currency: tiers(priced) for currency, priced in terms.items()}
     return Offer(version, product_id, fee, Price("", f"{key}-usage", product_id, meter_id, steps))
@@ -149,6 +149,13 @@ def _price_parts(offers: Iterable[Offer], found: dict[str, Price]) -> Iterator[P
     stored = dict(StripePrices.objects.values_list("version_id", "fee_price_id"))
     stored_usage = dict(StripePrices.objects.values_list("version_id", "usage_price_id"))
     for one in offers:
+        if (
+            one.usage is None
+            and stored_usage.get(one.version.pk)
+            and _is_in_use(one.version, stored_usage[one.version.pk])
+        ):
+            why = "calls are rated here (BILL_USAGE_BY), but subscriptions are on its price per call; make a new plan version"
+            yield Part("price", f"{one.fee.lookup_key} without calls", Standing.CONFLICT, why)
         for wanted in one.prices:
             known = stored if wanted is one.fee else stored_usage
             yield _price_part(one.version, wanted, found.get(wanted.lookup_key), known.get(one.version.pk, ""))

@@ -5,9 +5,10 @@ here is found by the sweep all the same, only later.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 
-from . import mirror, payment_mails, rejections, subscriptions
+from . import billed_periods, ended_periods, mirror, payment_mails, rejections, subscriptions
 from .models import Account, StripeEvent
 
 Mail = Callable[[Account, StripeEvent], None]
@@ -41,6 +42,8 @@ FOLLOWED = (
     "charge.dispute.closed",
     *MAILS,
 )
+# After these a period may have begun or ended.
+BILLED = ("customer.subscription.", "invoice.created", "invoice.finalized")
 THIN = rejections.TYPES
 
 
@@ -60,11 +63,20 @@ def react(*, event: StripeEvent, now: datetime) -> bool:
     account = subscriptions.sync_customer(customer_id=customer_id, now=now) if customer_id else None
     if account is None:
         return False
+    if event.type.startswith(BILLED):
+        _bill(account, now)
     tell = MAILS.get(event.type)
     if tell is not None:
         tell(account, event)
     _copy(event)
     return True
+
+
+def _bill(account: Account, now: datetime) -> None:
+    """The running period is known; of one that has ended the last usage is on its draft, before Stripe makes that final."""
+    with suppress(billed_periods.PeriodNotKnown):  # the beat learns it a moment later
+        billed_periods.of(account=account, instant=now)
+    ended_periods.bill_account(account=account, now=now)
 
 
 def _customer_of(event: StripeEvent) -> str:

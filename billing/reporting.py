@@ -1,79 +1,64 @@
 """Usage on its way to Stripe's meter: frozen quantities, each sent once and confirmed by what Stripe has counted.
 
-A report is a row before it is sent, and the row's id is the meter event's identifier: sending it again is harmless for a day, and
-later it is never sent again but looked for in Stripe's summaries. What the ledger holds beyond a window's reports (a late flush, a
-correction) is a further revision of that window; what belongs to other terms after all is a negative one.
+A report is a row before it is sent (`windows.py`), and the row's id is the meter event's identifier: sending it again is harmless
+for a day, and later it is never sent again but looked for in Stripe's summaries (`confirming.py`). Nothing is sent for a period
+whose invoice is final.
 """
 
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection
 from datetime import datetime, timedelta
+from uuid import UUID
 
-from django.db import transaction
-from django.db.models import QuerySet
+from django.conf import settings
+from django.db.models import Q, QuerySet
 
 from metering import usage
-from metering.periods import Period
 
-from . import accounts, stripe_api, upgrades
+from . import accounts, billed_periods, confirming, rejections, stops, stripe_api, turns, upgrades, windows
 from .errors import AlreadyDelivered, SavedFailure, StripeRefused, StripeUnavailable
-from .models import Account, PlanChange, StripePrices, UsageReport
+from .models import Account, BilledPeriod, Consent, PlanChange, UsageReport
 
 logger = logging.getLogger(__name__)
 RESENT_WITHIN = timedelta(
     hours=23
 )  # Stripe forgets identifiers after 24 h; from then on a second sending would count twice
-MOST_REVISIONS = 50
+SCANNED_AGAIN = timedelta(minutes=5)  # a period that has ended and whose invoice is a draft
 MOST_KEYS = 20
 MICROSECOND = timedelta(microseconds=1)
-SECOND = timedelta(seconds=1)
-MINUTE = timedelta(minutes=1)
-NOT_FOUND = "Stripe has not counted it: a later revision carries its units."
 State = UsageReport.State
-SENT = (State.SENDING, State.DELIVERED, State.CONFIRMED)
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where an account's usage goes: which meter, which subscription, and no earlier than its item counts."""
-
-    account: Account
-    meter_id: str
-    period: Period
-    counts_from: datetime
-
-    def stamp(self, window_end: datetime) -> datetime:
-        """The meter event's second: the window's last one, inside the item's time."""
-        return max((window_end - MICROSECOND).replace(microsecond=0), self.counts_from)
-
-    @property
-    def reports(self) -> QuerySet[UsageReport]:
-        """What was reported of the period."""
-        return UsageReport.objects.filter(
-            account=self.account, meter_id=self.meter_id, window_start__gte=self.period.start,
-            window_start__lt=self.period.end,
-        )  # fmt: skip
-
-
+# -- One account, now: before a change of plan ---------------------------------------------------------------------------
 def settle(*, account: Account, until: datetime, now: datetime) -> bool:
     """Stripe has counted exactly the calls before `until` of the period that holds them. False: not yet, call again.
 
     Calls from `until` on that were reported already are taken back. Without a metered price there is nothing to report.
     """
-    if usage.as_of() < until:
+    as_of = usage.as_of()
+    if as_of < until:
         return False
-    target = _target(account, until)
-    if target is None:
-        return True
-    _freeze(target, until)
     try:
-        for report in target.reports.filter(state__in=[State.PENDING, State.SENDING]):
-            send(report=report, now=now)
-        return _confirm(target, now)
-    except StripeUnavailable as error:
-        logger.warning("Usage of tenant %s is not settled yet: %s", account.tenant_id, error)
+        period = billed_periods.of(account=account, instant=until - MICROSECOND)
+        if period is None or not period.meter_id or period.state != BilledPeriod.State.OPEN:
+            return True
+        rejections.review(period=period, now=now)
+        windows.freeze(period=period, until=until, as_of=as_of, takes_back=True)
+        with turns.only_one(account.pk) as is_mine:
+            if not is_mine:
+                return False
+            send_all(account_id=account.pk, now=now)
+            confirming.confirm(account_id=account.pk, now=now, resent_within=RESENT_WITHIN)
+    except (StripeUnavailable, billed_periods.PeriodNotKnown) as error:
+        logger.warning("Usage of tenant %s is not settled yet: %s", account.pk, error)
         return False
+    return not windows.freeze(period=period, until=until, as_of=as_of, takes_back=True) and _is_settled(period)
+
+
+def _is_settled(period: BilledPeriod) -> bool:
+    """Whether everything of the period was counted, or is carried by another report."""
+    unsettled = ~Q(state=State.CONFIRMED) & ~Q(state=State.REJECTED, mended_at__isnull=False)
+    return not UsageReport.objects.filter(unsettled, period=period).exists()
 
 
 def held_from(*, account: Account, now: datetime) -> datetime | None:
@@ -87,52 +72,90 @@ def held_from(*, account: Account, now: datetime) -> datetime | None:
     )
 
 
-def _target(account: Account, until: datetime) -> Target | None:
-    """None when Stripe does not price the account's calls."""
-    prices = StripePrices.objects.filter(version_id=account.plan_version_id).first()
-    if not account.subscription_id or prices is None or not prices.usage_price_id:
-        return None
-    period = usage.current_period(allowance=account.tenant.allowance, now=until - MICROSECOND)
-    subscription = stripe_api.subscription(account.subscription_id)
-    begun = [
-        max(item.created_at, item.period_start) for item in subscription.items if item.price_id == prices.usage_price_id
-    ]
-    return Target(account, prices.meter_id, period, max(begun)) if begun else None
-
-
-def _freeze(target: Target, until: datetime) -> None:
-    """There are reports, sent or not, of exactly the period's units before `until`."""
-    with transaction.atomic():
-        Account.objects.select_for_update().get(pk=target.account.pk)  # one at a time: a unit is in one report
-        windows: dict[tuple[datetime, datetime], list[UsageReport]] = {}
-        for report in target.reports:
-            windows.setdefault((report.window_start, report.window_end), []).append(report)
-        for (start, end), revisions in windows.items():
-            carried = sum(report.quantity for report in revisions if report.state != State.REJECTED)
-            missing = _units(target, start, min(end, until)) - carried
-            if missing:
-                _add(target, start, end, missing, revision=len(revisions) + 1)
-        start = max([target.period.start, *(end for _, end in windows)])
-        quantity = _units(target, start, until)
-        if quantity:
-            _add(target, start, until, quantity)
-
-
-def _units(target: Target, start: datetime, end: datetime) -> int:
-    return usage.units_between(
-        tenant_id=target.account.tenant_id, period_start=target.period.start, start=start, end=end
+# -- All accounts, hour by hour ------------------------------------------------------------------------------------------
+def make_due(*, now: datetime) -> int:
+    """Every closed hour of every open period is in reports; how many periods were scanned."""
+    as_of = min(usage.as_of(), now)
+    learn(now=now)
+    billed_periods.follow_ends()
+    rejections.review_all(now=now)
+    closed = windows.cell_of(as_of)
+    is_due = Q(scanned_to=None) | Q(scanned_to__lt=closed) | Q(end__lte=as_of, scanned_to__lte=as_of - SCANNED_AGAIN)
+    due = {one.pk: one for one in billed_periods.open_periods().filter(is_due).exclude(meter_id="")}
+    held = _may_be_held()
+    return turns.each(
+        due, lambda one: scan(period=due[one], as_of=as_of, now=now, may_be_held=held), what="Usage of period"
     )
 
 
-def _add(target: Target, start: datetime, end: datetime, quantity: int, *, revision: int = 1) -> None:
-    if revision > MOST_REVISIONS:
-        logger.error("Usage of tenant %s from %s is rejected again and again.", target.account.tenant_id, start)
-        return
-    UsageReport.objects.create(
-        account=target.account, subscription_id=target.account.subscription_id or "", meter_id=target.meter_id,
-        period_start=target.period.start, window_start=start, window_end=end, revision=revision, quantity=quantity,
-        stamped_at=target.stamp(end),
-    )  # fmt: skip
+def scan(*, period: BilledPeriod, as_of: datetime, now: datetime, may_be_held: Collection[UUID] | None = None) -> int:
+    """The period's closed windows are in reports; how many were made. Once it has ended, all of it is closed."""
+    until = period.end if period.end <= as_of else windows.cell_of(as_of)
+    if may_be_held is None or period.account_id in may_be_held:
+        held = held_from(account=period.account, now=now)
+        if held is not None and period.start <= held:
+            until = min(until, held)
+    return windows.freeze(period=period, until=until, as_of=as_of)
+
+
+def learn(*, now: datetime) -> int:
+    """Running periods are written down, each once; how many were."""
+    found = {account.pk: account for account in billed_periods.unknown()}
+
+    def one(account_id: UUID) -> None:
+        try:
+            billed_periods.of(account=found[account_id], instant=now)
+        except billed_periods.PeriodNotKnown as error:
+            logger.info("%s", error)
+
+    return turns.each(found, one, what="The period", at_once=settings.BILLING["REPORT_SENDERS"])
+
+
+def _may_be_held() -> set[UUID]:
+    """Accounts with an open change or a consent: only their calls may be held back."""
+    changes = PlanChange.objects.filter(state__in=PlanChange.OPEN_STATES, cut_at__isnull=False)
+    consents = Consent.objects.filter(ended_at=None)
+    return {*changes.values_list("account_id", flat=True), *consents.values_list("account_id", flat=True)}
+
+
+def send_due(*, now: datetime) -> int:
+    """Every report that waits was sent, each account's in order and by one sender; of how many accounts."""
+    waiting = _sendable(now).values_list("account_id", flat=True).distinct()
+
+    def one(account_id: UUID) -> None:
+        with turns.only_one(account_id) as is_mine:
+            if is_mine:
+                send_all(account_id=account_id, now=now)
+
+    return turns.each(waiting, one, what="Usage", at_once=settings.BILLING["REPORT_SENDERS"])
+
+
+def confirm_due(*, now: datetime) -> int:
+    """Stripe was asked whether it has counted what was sent; of how many accounts."""
+    since = now - confirming.VISIBLE_AFTER
+    delivered = Q(state=State.DELIVERED, delivered_at__lte=since)
+    waiting = UsageReport.objects.filter(delivered | Q(state=State.SENDING, attempted_at__lt=now - RESENT_WITHIN))
+
+    def one(account_id: UUID) -> None:
+        confirming.confirm(account_id=account_id, now=now, resent_within=RESENT_WITHIN)
+
+    found = waiting.values_list("account_id", flat=True).distinct()
+    return turns.each(found, one, what="The count", at_once=settings.BILLING["REPORT_SENDERS"])
+
+
+# -- Sending -------------------------------------------------------------------------------------------------------------
+def _sendable(now: datetime) -> QuerySet[UsageReport]:
+    """Reports that are to be sent, or sent again: not of a final or stopped period, and not when Stripe may have forgotten them."""
+    is_open = Q(period__state=BilledPeriod.State.OPEN, period__stopped_because="")
+    is_fresh = Q(state=State.PENDING) | Q(state=State.SENDING, attempted_at__gte=now - RESENT_WITHIN)
+    return UsageReport.objects.filter(is_open, is_fresh).exclude(account__in=stops.stopped_ids())
+
+
+def send_all(*, account_id: UUID, now: datetime) -> None:
+    """The account's waiting reports were sent, the oldest first. Raises StripeUnavailable at the first that was not."""
+    waiting = _sendable(now).filter(account_id=account_id).select_related("account")
+    for report in waiting.order_by("window_start", "window_end", "revision"):
+        send(report=report, now=now)
 
 
 def send(*, report: UsageReport, now: datetime) -> None:
@@ -148,8 +171,7 @@ def send(*, report: UsageReport, now: datetime) -> None:
     except AlreadyDelivered:
         pass
     except StripeRefused as error:
-        logger.error("Stripe refuses usage report %s: %s", report.pk, error)
-        mine.update(state=State.REJECTED, error=error.message[:500])
+        rejections.reject(report=report, code=error.code, message=error.message)
         return
     mine.update(state=State.DELIVERED, delivered_at=now)
 
@@ -166,49 +188,3 @@ def _deliver(report: UsageReport) -> None:
         except SavedFailure:
             continue
     raise StripeUnavailable(f"Stripe repeats its failures under {MOST_KEYS} keys.")
-
-
-def _confirm(target: Target, now: datetime) -> bool:
-    """Whether Stripe has counted what was sent; then the reports are confirmed."""
-    reports = list(target.reports.exclude(state=State.REJECTED))
-    if not reports:
-        return True
-    if any(report.state == State.PENDING for report in reports):
-        return False
-    start = min(report.stamped_at for report in reports).replace(second=0)
-    last = max(report.stamped_at for report in reports)
-    end = last.replace(second=0) + MINUTE
-    counted = stripe_api.meter_total(
-        meter_id=target.meter_id, customer_id=target.account.customer_id or "", start=start, end=end
-    )
-    known = list(
-        UsageReport.objects.filter(
-            account=target.account, meter_id=target.meter_id, stamped_at__gte=start, stamped_at__lt=end, state__in=SENT
-        )
-    )
-    lost = [report for report in known if report.state == State.SENDING]
-    if lost:
-        _find(lost, is_counted=counted == _total(known), is_absent=counted == _total(known) - _total(lost), now=now)
-        return False
-    if counted != _total(known):
-        return False
-    seen = UsageReport.objects.filter(pk__in=[report.pk for report in known], state=State.DELIVERED)
-    seen.update(state=State.CONFIRMED, confirmed_at=now)
-    return True
-
-
-def _total(reports: Iterable[UsageReport]) -> int:
-    return sum(report.quantity for report in reports)
-
-
-def _find(lost: list[UsageReport], *, is_counted: bool, is_absent: bool, now: datetime) -> None:
-    """What became of reports whose answer was lost so long ago that they cannot be sent again: by what Stripe has counted."""
-    if any(now - (report.attempted_at or now) <= RESENT_WITHIN for report in lost):
-        return
-    mine = UsageReport.objects.filter(pk__in=[report.pk for report in lost], state=State.SENDING)
-    if is_counted:
-        mine.update(state=State.DELIVERED, delivered_at=now)
-    elif is_absent:
-        mine.update(state=State.REJECTED, error=NOT_FOUND)
-    else:
-        logger.error("Stripe has counted neither with nor without reports %s.", [str(report.pk) for report in lost])

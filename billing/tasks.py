@@ -11,7 +11,7 @@ from kombu.exceptions import KombuError, OperationalError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from . import changes, grace, inbox, sweep, upgrades
+from . import changes, charges, ended_periods, grace, inbox, late_usage, reporting, sweep, upgrades
 
 logger = logging.getLogger(__name__)
 BROKER_PATIENCE_SECONDS = 0.1
@@ -72,3 +72,34 @@ def advance_changes() -> None:
 def watch_upgrades() -> None:
     """Accounts for which the agreed upgrade has become the cheaper way."""
     upgrades.announce_due(now=timezone.now())
+
+
+@shared_task
+def make_usage_reports() -> None:
+    """Hours that have closed, of every running period."""
+    reporting.make_due(now=timezone.now())
+
+
+@shared_task
+def send_usage_reports() -> None:
+    """What waits to be sent to Stripe's meter, and our own lines of invoices."""
+    reporting.send_due(now=timezone.now())
+    charges.add_due(now=timezone.now())
+
+
+@shared_task
+def confirm_usage_reports() -> None:
+    """What was sent, held against what Stripe has counted."""
+    reporting.confirm_due(now=timezone.now())
+
+
+@shared_task
+def bill_ended_periods() -> None:
+    """Periods that have ended: the last usage onto their draft, until it is final."""
+    ended_periods.bill_due(now=timezone.now())
+
+
+@shared_task
+def settle_late_usage() -> None:
+    """What came after an invoice was final."""
+    late_usage.settle_due(now=timezone.now())

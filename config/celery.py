@@ -31,6 +31,13 @@ app.conf.beat_schedule = {
     "restrict-overdue": {"task": "billing.tasks.restrict_overdue", "schedule": 60.0, "options": {"expires": 60}},
     "advance-changes": {"task": "billing.tasks.advance_changes", "schedule": 5.0, "options": {"expires": 5}},
     "watch-upgrades": {"task": "billing.tasks.watch_upgrades", "schedule": 5.0, "options": {"expires": 5}},
+    "make-usage-reports": {"task": "billing.tasks.make_usage_reports", "schedule": 60.0, "options": {"expires": 60}},
+    "send-usage-reports": {"task": "billing.tasks.send_usage_reports", "schedule": 10.0, "options": {"expires": 10}},
+    "confirm-usage-reports": {
+        "task": "billing.tasks.confirm_usage_reports", "schedule": 30.0, "options": {"expires": 30},
+    },
+    "bill-ended-periods": {"task": "billing.tasks.bill_ended_periods", "schedule": 60.0, "options": {"expires": 60}},
+    "settle-late-usage": {"task": "billing.tasks.settle_late_usage", "schedule": 300.0, "options": {"expires": 300}},
     "send-notices": {"task": "tenants.tasks.send_notices", "schedule": 10.0, "options": {"expires": 10}},
 }  # fmt: skip
 

@@ -158,10 +158,16 @@ BILLING = {
     "METER_EVENT_NAME": env.str("STRIPE_METER_EVENT_NAME", "meterhouse_calls"),
     "GRACE_DAYS": env.int("GRACE_DAYS", 7),  # from a failed payment until calls are refused
     "UPGRADE_UNDO_MINUTES": env.int("UPGRADE_UNDO_MINUTES", 60),  # an announced automatic upgrade may be undone
+    "BILL_USAGE_BY": env.str("BILL_USAGE_BY", "meter_events"),  # or "invoice_items": rated here
+    "REPORT_WINDOW_MINUTES": env.int("REPORT_WINDOW_MINUTES", 60),  # of usage in one meter event
+    "REPORT_SENDERS": env.int("REPORT_SENDERS", 8),  # accounts that one worker speaks to Stripe about at once
+    "LATE_USAGE": env.str("LATE_USAGE", "write_off"),  # or "next_invoice"
     "WEBHOOK_MAX_BYTES": 512 * 1024,
     "WEBHOOK_TOLERANCE_SECONDS": 300,
     "EVENT_ATTEMPTS": 12,
-    "SETTLING_MINUTES": env.int("SETTLING_MINUTES", 60),  # usage older than this is at Stripe, or reconciliation asks why not
+    "SETTLING_MINUTES": env.int(
+        "SETTLING_MINUTES", 60
+    ),  # usage older than this is at Stripe, or reconciliation asks why not
 }
 DJSTRIPE_FOREIGN_KEY_TO_FIELD = "id"
 DJSTRIPE_SUBSCRIBER_MODEL = "tenants.Tenant"

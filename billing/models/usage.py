@@ -62,7 +62,7 @@ class BilledPeriod(models.Model):
 
 
 class Charge(models.Model):
-    """A named amount of ours on an invoice, or one that was written off. Its id makes it once at Stripe; the quantity never changes."""
+    """A named amount of ours on an invoice, or one that was written off. Its id makes it once; units and amount never change."""
 
     class Kind(models.TextChoices):
         OVERAGE = "overage", _("Calls beyond the included ones, rated here")

