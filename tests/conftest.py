@@ -22,8 +22,10 @@ from django.test.utils import setup_databases, teardown_databases
 from pytest_django import DjangoDbBlocker
 
 from billing import accounts, onboarding
+from billing.models import Account, PaymentState, StripeEvent, StripePrices
 from metering import engine
 from tenants.keys import cache
+from tenants.models import Notice
 
 ROOT = Path(__file__).resolve().parent.parent
 MakeTenant = Callable[..., onboarding.Onboarded]
@@ -33,6 +35,40 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--long", action="store_true", help="Longer loads and more faults in tests/faults and property tests."
     )
+
+
+# Files whose tests share servers that are dear to start: in a parallel run one worker runs all of a file.
+TOGETHER = {
+    "test_demo",
+    "test_stack",
+    "test_demo_data",
+    "test_djstripe_migration",
+    "test_in_browser",
+    "test_buying_in_browser",
+}
+FEW_WORKERS = 2  # more would compete with the servers, clients and browsers that the tests start
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two workers for the whole suite; a part of it that is named runs in this process."""
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS or config.option.keyword:
+        config.option.dist = "no"
+        return 0
+    return FEW_WORKERS
+
+
+def pytest_xdist_setupnodes() -> None:
+    """A worker reads the settings as this process did: after it has set its own environment (`servers.py`)."""
+    os.environ.pop("DJANGO_SETTINGS_MODULE", None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Servers that are dear are started once, and faults are made in one test at a time."""
+    for item in items:
+        name = "faults" if item.path.parent.name == "faults" else item.path.stem
+        if name == "faults" or name in TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +112,17 @@ def committed(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iter
     with django_db_blocker.unblock():
         yield
         engine.stop()
+        _forget_stripe()
         connections.close_all()
+
+
+def _forget_stripe() -> None:
+    """What a test left behind does not meet the next one's Stripe, whose ids may be the same."""
+    Account.objects.exclude(customer_id=None).update(
+        customer_id=None, subscription_id=None, state=PaymentState.NONE, past_due_since=None
+    )
+    for left in (StripePrices, StripeEvent, Notice):
+        left.objects.all().delete()
 
 
 @pytest.fixture

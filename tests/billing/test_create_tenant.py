@@ -53,8 +53,8 @@ def test_generous_limits_are_accepted(db: None, value: str) -> None:
     ],
 )
 def test_bad_input_is_named_and_creates_nothing(db: None, arguments: list[str], message: str) -> None:
+    before = Tenant.objects.count(), User.objects.count()
     with pytest.raises(CommandError) as refused:
         create(*arguments)
     assert message in str(refused.value)
-    assert not Tenant.objects.exists()
-    assert not User.objects.exists()
+    assert (Tenant.objects.count(), User.objects.count()) == before
