@@ -35,6 +35,7 @@ from .models import (
     StripePrices,
     UsageReport,
 )  # fmt: skip
+from .price_lab_admin import PriceLab
 
 if TYPE_CHECKING:
     AccountModelForm = forms.ModelForm[Account]
@@ -90,7 +91,7 @@ class PlanVersionForm(PlanVersionModelForm):
 
 
 @admin.register(PlanVersion)
-class PlanVersionAdmin(Audited):
+class PlanVersionAdmin(PriceLab, Audited):
     """A version that an account has been on never changes; a change of terms is a new version."""
 
     audit_noun = "plan_version"
