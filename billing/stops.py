@@ -24,6 +24,11 @@ def is_stopped(account_id: UUID) -> bool:
     return ReportingStop.objects.filter(account_id=account_id, released_at=None).exists()
 
 
+def stopped_ids() -> set[UUID]:
+    """The accounts whose usage may not be sent."""
+    return set(ReportingStop.objects.filter(released_at=None).values_list("account_id", flat=True))
+
+
 def stopped_at(account_id: UUID) -> datetime | None:
     """Since when nothing is sent; None: it is sent."""
     stops = ReportingStop.objects.filter(account_id=account_id, released_at=None)

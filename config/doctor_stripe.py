@@ -5,13 +5,15 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 
-from billing import catalogue, stripe_api
-from billing.models import PlanChange, StripeEvent
+from billing import catalogue, invariants, stripe_api
+from billing.models import PlanChange, ReportingStop, StripeEvent
 from billing.stripe_api import StripeError
 from config.findings import Finding, information, ok, problem
+from tenants.models import Tenant
 
 UNHANDLED = timedelta(minutes=5)
 UNFINISHED = timedelta(minutes=15)
+NAMED = 3
 
 
 def is_connected() -> bool:
@@ -43,6 +45,15 @@ def in_database(*, now: datetime) -> Iterator[Finding]:
     yield events(failed=failed, late=late)
     stuck = PlanChange.objects.filter(state__in=PlanChange.OPEN_STATES, due_at__lt=now - UNFINISHED)
     yield changes([change.account.tenant.slug for change in stuck.select_related("account__tenant")])
+    stopped = ReportingStop.objects.filter(released_at=None).select_related("account__tenant")
+    yield reconciliation(stopped=[one.account.tenant.slug for one in stopped], broken=_broken())
+
+
+def _broken() -> list[str]:
+    """What does not hold between ledger and Stripe, with the tenants' names."""
+    found = [one for violations in invariants.broken().values() for one in violations]
+    tenants = Tenant.objects.in_bulk({one.tenant_id for one in found})
+    return [f"{tenants[one.tenant_id].slug}: {one.detail}" for one in found if one.tenant_id in tenants]
 
 
 def catalogued(missing: list[str]) -> Finding:
@@ -70,3 +81,17 @@ def changes(slugs: list[str]) -> Finding:
         mend = "The worker's log names the cause, most often that Stripe cannot be reached; they go on by themselves."
         return problem("Plan changes", f"under way for more than 15 minutes: {', '.join(slugs)}", mend)
     return ok("Plan changes", "none is stuck")
+
+
+def reconciliation(*, stopped: list[str], broken: list[str]) -> Finding:
+    """Ledger and Stripe agree as far as the last reconciliation tells, and everybody's usage is reported."""
+    mend = (
+        "Run `uv run manage.py reconcile`: it names each difference with its mend (docs/reconciliation.md). Then release the "
+        "tenants in the admin under Drift, with the reason."
+    )
+    said = [*broken[:NAMED], *([f"and {len(broken) - NAMED} more"] if len(broken) > NAMED else [])]
+    if stopped:
+        said.append(f"reporting is stopped for {', '.join(stopped)}")
+    if said:
+        return problem("Reconciliation", "; ".join(said), mend)
+    return ok("Reconciliation", "ledger and Stripe agree as far as the last one tells, and no reporting is stopped")
