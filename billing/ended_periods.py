@@ -42,14 +42,14 @@ def bill_account(*, account: Account, now: datetime) -> None:
 def bill(*, period: BilledPeriod, now: datetime) -> None:
     """All of an ended period is on its draft, or its invoice is final and so is the period. Calling again is harmless."""
     as_of = min(usage.as_of(), now)
-    way = billing_ways.of(period)
+    if as_of < period.end:
+        return  # a process has not flushed its last calls yet
     invoice = _invoice(period)
-    if as_of >= period.end:
-        _flush(period, invoice, as_of, now)
-        if invoice is not None and not invoice.is_draft:
-            _finish(period, invoice, now)
-        elif invoice is None and _has_none(period, way, now):
-            _finish(period, None, now)
+    _flush(period, invoice, as_of, now)
+    if invoice is not None and not invoice.is_draft:
+        _finish(period, invoice, now)
+    elif invoice is None and _has_none(period, billing_ways.of(period), now):
+        _finish(period, None, now)
     BilledPeriod.objects.filter(pk=period.pk).update(looked_at=now)
 
 
@@ -81,7 +81,7 @@ def _flush(period: BilledPeriod, invoice: Invoice | None, as_of: datetime, now: 
         reporting.scan(period=period, as_of=as_of, now=now)
         with turns.only_one(period.account_id) as is_mine:
             if is_mine:
-                reporting.send_all(account_id=period.account_id, now=now)
+                reporting.send_all(account_id=period.account_id, now=now, ended_after=period.start)
     if invoice is not None:
         charges.rate(period=period, units=billed_periods.units(period), invoice_id=invoice.id)
         charges.add_all(account_id=period.account_id, now=now)

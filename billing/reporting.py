@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 RESENT_WITHIN = timedelta(
     hours=23
 )  # Stripe forgets identifiers after 24 h; from then on a second sending would count twice
-SCANNED_AGAIN = timedelta(minutes=5)  # a period that has ended and whose invoice is a draft
 MOST_KEYS = 20
 MICROSECOND = timedelta(microseconds=1)
 State = UsageReport.State
@@ -47,7 +46,7 @@ def settle(*, account: Account, until: datetime, now: datetime) -> bool:
         with turns.only_one(account.pk) as is_mine:
             if not is_mine:
                 return False
-            send_all(account_id=account.pk, now=now)
+            send_all(account_id=account.pk, now=now, ended_after=period.start)
             confirming.confirm(account_id=account.pk, now=now, resent_within=RESENT_WITHIN)
     except (StripeUnavailable, billed_periods.PeriodNotKnown) as error:
         logger.warning("Usage of tenant %s is not settled yet: %s", account.pk, error)
@@ -79,8 +78,7 @@ def make_due(*, now: datetime) -> int:
     learn(now=now)
     billed_periods.follow_ends()
     rejections.review_all(now=now)
-    closed = windows.cell_of(as_of)
-    is_due = Q(scanned_to=None) | Q(scanned_to__lt=closed) | Q(end__lte=as_of, scanned_to__lte=as_of - SCANNED_AGAIN)
+    is_due = Q(scanned_to=None) | Q(scanned_to__lt=windows.cell_of(as_of))
     due = {one.pk: one for one in billed_periods.open_periods().filter(is_due).exclude(meter_id="")}
     held = _may_be_held()
     return turns.each(
@@ -119,13 +117,17 @@ def _may_be_held() -> set[UUID]:
 
 
 def send_due(*, now: datetime) -> int:
-    """Every report that waits was sent, each account's in order and by one sender; of how many accounts."""
-    waiting = _sendable(now).values_list("account_id", flat=True).distinct()
+    """Every report of a running period was sent, each account's in order and by one sender; of how many accounts.
+
+    Those of an ended one are sent by whoever has just seen that its invoice is a draft (`ended_periods.py`).
+    """
+    billed_periods.follow_ends()
+    waiting = _sendable(now).filter(period__end__gt=now).values_list("account_id", flat=True).distinct()
 
     def one(account_id: UUID) -> None:
         with turns.only_one(account_id) as is_mine:
             if is_mine:
-                send_all(account_id=account_id, now=now)
+                send_all(account_id=account_id, now=now, ended_after=now)
 
     return turns.each(waiting, one, what="Usage", at_once=settings.BILLING["REPORT_SENDERS"])
 
@@ -151,9 +153,12 @@ def _sendable(now: datetime) -> QuerySet[UsageReport]:
     return UsageReport.objects.filter(is_open, is_fresh).exclude(account__in=stops.stopped_ids())
 
 
-def send_all(*, account_id: UUID, now: datetime) -> None:
-    """The account's waiting reports were sent, the oldest first. Raises StripeUnavailable at the first that was not."""
-    waiting = _sendable(now).filter(account_id=account_id).select_related("account")
+def send_all(*, account_id: UUID, now: datetime, ended_after: datetime) -> None:
+    """The account's waiting reports were sent, the oldest first. Raises StripeUnavailable at the first that was not.
+
+    Only of periods that end after this instant: of earlier ones the invoice may be final.
+    """
+    waiting = _sendable(now).filter(account_id=account_id, period__end__gt=ended_after).select_related("account")
     for report in waiting.order_by("window_start", "window_end", "revision"):
         send(report=report, now=now)
 

@@ -68,7 +68,7 @@ def freeze(*, period: BilledPeriod, until: datetime, as_of: datetime, takes_back
         scan = _Scan(period, until)
         made = [*scan.revisions(takes_back=takes_back), *scan.new()]
         UsageReport.objects.bulk_create(made)
-        BilledPeriod.objects.filter(pk=period.pk).update(scanned_to=as_of)
+        BilledPeriod.objects.filter(pk=period.pk).update(scanned_to=as_of, end=scan.end)
     return len(made)
 
 
