@@ -19,7 +19,7 @@ from metering.models import Adjustment, Call, UsageHour
 from metering.periods import Period
 from tenants.models import ApiKey, Project
 
-from . import accounts, pricing
+from . import accounts, billed_periods, pricing
 from .errors import BillingError
 from .models import Account, BilledPeriod, PlanChange, PlanVersion
 
@@ -204,17 +204,16 @@ def basis_of(*, account: Account, period: Period, now: datetime) -> Basis:
     cap_minor = account.hard_limit_minor if now in period else None
     billed = _billed(account, period)
     if billed is not None:
-        is_final = billed.state == BilledPeriod.State.FINAL
-        terms = terms_of(
-            version=billed.version, currency=billed.currency, is_free=billed.is_free, is_cut=_is_cut(account, period)
-        )
-        return Basis(billed.version, terms, billed.cap_minor if is_final else cap_minor, "as the period is billed")
-    changes = PlanChange.objects.filter(account=account, state=PlanChange.State.APPLIED)
-    version = version_at(
-        period.start, present=account.plan_version, changes=changes.select_related("from_version__plan")
-    )
+        if billed.state == BilledPeriod.State.FINAL:
+            cap_minor = billed.cap_minor
+        return Basis(billed.version, billed_periods.terms_of(billed), cap_minor, "as the period is billed")
+    found = PlanChange.objects.filter(account=account, state=PlanChange.State.APPLIED)
+    changes = list(found.select_related("from_version__plan"))
+    version = version_at(period.start, present=account.plan_version, changes=changes)
+    is_cut = any(change.cut_at in {period.start, period.end} for change in changes)
+    terms = terms_of(version=version, currency=account.currency, is_cut=is_cut)
     because = "the present plan" if version == account.plan_version else "the plan before it was changed"
-    return Basis(version, terms_of(version=version, currency=account.currency), cap_minor, because)
+    return Basis(version, terms, cap_minor, because)
 
 
 def _billed(account: Account, period: Period) -> BilledPeriod | None:
@@ -222,13 +221,8 @@ def _billed(account: Account, period: Period) -> BilledPeriod | None:
     return found.order_by("-created_at").first()
 
 
-def _is_cut(account: Account, period: Period) -> bool:
-    cuts = PlanChange.objects.filter(account=account, state=PlanChange.State.APPLIED)
-    return cuts.filter(cut_at__gte=period.start, cut_at__lte=period.end).exists()
-
-
 def terms_of(*, version: PlanVersion, currency: str, is_free: bool = False, is_cut: bool = False) -> pricing.Terms:
-    """What a call of such a period costs. A trial costs nothing beyond its fee; an agreed minimum is for whole periods."""
+    """The same terms as `billed_periods.terms_of` for a period that is not written down, or for many at once."""
     terms = accounts.pricing_terms(version, currency if accounts.is_sold_in(version, currency) else None)
     return pricing.Terms(
         terms.currency, terms.fee_minor, terms.included, terms.unit_price_minor,

@@ -13,7 +13,7 @@ from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing import estimates, explain, pricing
+from billing import accounts, billed_periods, estimates, explain, pricing
 from billing.explain import Cell
 from billing.models import BilledPeriod, PlanChange, PlanVersion
 from billing.onboarding import Onboarded
@@ -264,6 +264,22 @@ def test_a_period_that_was_billed_has_the_terms_it_was_billed_under(globex: Onbo
     )  # fmt: skip
     basis = explain.basis_of(account=globex.account, period=NOVEMBER, now=START + 40 * DAY)
     assert (basis.version.plan.code, basis.cap_minor, basis.because) == ("launch", 7_00, "as the period is billed")
+
+
+@pytest.mark.parametrize("is_free", [False, True])
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_terms_are_those_that_the_period_is_billed_under(globex: Onboarded, is_free: bool, is_cut: bool) -> None:
+    agreed = accounts.Agreed(minimum_minor=9_00)
+    version = accounts.agreed_version(tenant=globex.tenant, version=public("launch"), agreed=agreed)
+    if is_cut:
+        change(globex, version, public("scale"), cut_at=NOVEMBER.end)
+    billed = BilledPeriod.objects.create(
+        account=globex.account, version=version, currency="usd", subscription_id="sub_1", start=START,
+        end=NOVEMBER.end, counts_from=START, is_free=is_free,
+    )  # fmt: skip
+    told = explain.terms_of(version=version, currency="usd", is_free=is_free, is_cut=is_cut)
+    assert told == billed_periods.terms_of(billed)
+    assert told.minimum_minor == (0 if is_free or is_cut else 9_00)
 
 
 def test_a_trial_costs_nothing_beyond_its_fee() -> None:
