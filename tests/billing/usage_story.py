@@ -21,7 +21,7 @@ from tests.billing.plan_story import SUBSCRIBED_FOR, Story, simulated_stripe
 from tests.metering.test_recovery import entry
 
 State = UsageReport.State
-BEHIND = timedelta(days=52)  # so that a month and the next one's first weeks are over by the wall clock, too
+BEHIND = timedelta(days=75)  # so that two months are over by the wall clock, too
 HOUR = timedelta(hours=1)
 MICROSECOND = timedelta(microseconds=1)
 FAULTS = ("drop_before", "drop_after", "error_500_before", "error_500_after", "rate_limit_429", "garbage")
