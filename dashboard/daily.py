@@ -1,8 +1,8 @@
-"""The chart of a period by day: what was used, and what is still expected of each day at the present rate."""
+"""The chart of a period by day: what was used, and what is still expected of each day."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from django.utils import dateformat
 from django.utils.translation import gettext as _
@@ -87,18 +87,8 @@ def even_pace(statement: Statement) -> int | None:
 def expected(statement: Statement) -> list[int]:
     """Calls that each day of the period will still bring: their sum is the projection's likely value less what was used."""
     days = list(periods.days(statement.period))
-    if statement.projection is None:
-        return [0] * len(days)
-    rest = statement.projection.likely - statement.used
-    elapsed = int((statement.now - statement.period.start).total_seconds())
-
-    def reached(at: datetime) -> int:
-        ahead = int((min(at, statement.period.end) - statement.now).total_seconds())
-        return min(rest, statement.used * max(0, ahead) // elapsed)
-
-    result = [reached(day + timedelta(days=1)) - reached(day) for day in days]
-    result[-1] += rest - sum(result)
-    return result
+    rest = statement.projection.rest if statement.projection else ()
+    return [0] * (len(days) - len(rest)) + list(rest)
 
 
 def _stacks(statement: Statement, daily: Daily, series: Sequence[charts.Series]) -> Iterator[charts.Stack]:
@@ -122,7 +112,7 @@ def _table_row(at: datetime, stack: charts.Stack) -> TableRow:
 
 def _description(*, has_ghosts: bool) -> str:
     stacked = _("Stacked columns, one a day; the table below has the same numbers.")
-    return f"{stacked} " + _("Dashed columns are projected at the present rate.") if has_ghosts else stacked
+    return f"{stacked} " + _("Dashed columns are projected.") if has_ghosts else stacked
 
 
 def totals(daily: Daily) -> Mapping[str, int]:
