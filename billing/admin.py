@@ -27,6 +27,8 @@ from tenants.models import Tenant
 from . import accounts, adjustments, inbox, reconcile, stops
 from .models import (
     Account,
+    BilledPeriod,
+    Charge,
     Consent,
     Drift,
     PaymentState,
@@ -434,6 +436,38 @@ class StripePricesAdmin(ReadOnly):
     search_fields = ("version__plan__name", "product_id", "fee_price_id", "usage_price_id")
 
 
+@admin.register(BilledPeriod)
+class BilledPeriodAdmin(OfAccount):
+    """Periods as Stripe's subscriptions bill them: terms, invoice, and how far they are."""
+
+    paginator = BoundedPaginator
+    show_facets = admin.ShowFacets.NEVER
+    list_display = (
+        "start", "end", "tenant", "version", "state", "billed_units", "invoice_id", "final_at", "stopped_because",
+    )  # fmt: skip
+    list_filter = ("state", ("stopped_because", admin.EmptyFieldListFilter))
+    list_select_related = ("account__tenant", "version__plan")
+    search_fields = ("account__tenant__name", "account__tenant__slug", "invoice_id__exact", "subscription_id__exact")
+    search_help_text = f"Tenant's name or address, Stripe's in_ or sub_, an API key, or the row's id. {KEY_HELP}"
+    date_hierarchy = "start"
+
+
+@admin.register(Charge)
+class ChargeAdmin(OfAccount):
+    """Named amounts of ours: lines of invoices, late usage, corrections, and what was written off; each with its derivation."""
+
+    paginator = BoundedPaginator
+    show_facets = admin.ShowFacets.NEVER
+    list_display = (
+        "created_at", "tenant", "kind", "units", "amount_minor", "currency", "state", "description", "invoice_id", "error",
+    )  # fmt: skip
+    list_filter = ("state", "kind")
+    list_select_related = ("account__tenant", "period")
+    search_fields = ("account__tenant__name", "account__tenant__slug", "invoice_id__exact", "stripe_id__exact")
+    search_help_text = f"Tenant's name or address, Stripe's in_, ii_ or cn_, an API key, or the row's id. {KEY_HELP}"
+    date_hierarchy = "created_at"
+
+
 # -- Reconciliation ----------------------------------------------------------------------------------------------------
 
 
@@ -483,7 +517,9 @@ class DriftAdmin(OfAccount):
                 "billing_usagereport_changelist", "the period's usage reports", window_start__gte=start,
                 window_start__lt=end, **own,
             ),
-            link("metering_adjustment_changelist", "the tenant's corrections", tenant__id__exact=drift.account_id),
+            link("billing_billedperiod_changelist", "the tenant's billed periods", **own),
+            link("billing_charge_changelist", "what was charged or written off apart", **own),
+            link("metering_adjustment_changelist", "its corrections", tenant__id__exact=drift.account_id),
             link("metering_usagehour_changelist", "its usage hours", tenant__id__exact=drift.account_id),
             link("billing_planchange_changelist", "its changes of plan", **own),
             link("billing_stripeevent_changelist", "Stripe's events", q=drift.account.customer_id or ""),

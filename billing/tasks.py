@@ -11,7 +11,19 @@ from kombu.exceptions import KombuError, OperationalError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from . import changes, charges, ended_periods, grace, inbox, late_usage, reporting, sweep, upgrades
+from . import (
+    changes,
+    charges,
+    ended_periods,
+    grace,
+    inbox,
+    invariants,
+    late_usage,
+    reconcile,
+    reporting,
+    sweep,
+    upgrades,
+)
 
 logger = logging.getLogger(__name__)
 BROKER_PATIENCE_SECONDS = 0.1
@@ -103,3 +115,15 @@ def bill_ended_periods() -> None:
 def settle_late_usage() -> None:
     """What came after an invoice was final."""
     late_usage.settle_due(now=timezone.now())
+
+
+@shared_task
+def reconcile_usage() -> None:
+    """Ledger, reports, Stripe and invoices of the periods that may still move."""
+    reconcile.run(now=timezone.now(), back=reconcile.RECENT)
+
+
+@shared_task
+def check_billing_invariants() -> None:
+    """What must hold between ledger and Stripe, as far as reports and the last reconciliation tell."""
+    invariants.enforce(now=timezone.now())

@@ -4,6 +4,7 @@ import logging
 import os
 
 from celery import Celery
+from celery.schedules import crontab
 from celery.signals import beat_embedded_init, beat_init
 from kombu.exceptions import OperationalError
 
@@ -38,6 +39,8 @@ app.conf.beat_schedule = {
     },
     "bill-ended-periods": {"task": "billing.tasks.bill_ended_periods", "schedule": 60.0, "options": {"expires": 60}},
     "settle-late-usage": {"task": "billing.tasks.settle_late_usage", "schedule": 300.0, "options": {"expires": 300}},
+    "reconcile-usage": {"task": "billing.tasks.reconcile_usage", "schedule": crontab(hour=3, minute=20)},
+    "check-billing-invariants": {"task": "billing.tasks.check_billing_invariants", "schedule": 3600.0},
     "send-notices": {"task": "tenants.tasks.send_notices", "schedule": 10.0, "options": {"expires": 10}},
 }  # fmt: skip
 

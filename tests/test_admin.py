@@ -16,7 +16,19 @@ from django.urls import reverse
 from django.utils import timezone
 
 from billing import accounts
-from billing.models import Account, Consent, PlanChange, PlanVersion, StripeEvent, StripePrices, UsageReport
+from billing.models import (
+    Account,
+    BilledPeriod,
+    Charge,
+    Consent,
+    Drift,
+    PlanChange,
+    PlanVersion,
+    ReportingStop,
+    StripeEvent,
+    StripePrices,
+    UsageReport,
+)
 from billing.onboarding import Onboarded
 from metering import adjustments, engine, limits, periods
 from metering.models import (
@@ -58,6 +70,10 @@ READ_ONLY = [
     PlanChange,
     StripePrices,
     UsageReport,
+    BilledPeriod,
+    Charge,
+    Drift,
+    ReportingStop,
 ]
 
 
@@ -126,7 +142,27 @@ def rows_about_stripe(acme: Onboarded) -> list[Any]:
         window_end=now + timedelta(minutes=1), quantity=5, stamped_at=now,
     )  # fmt: skip
     prices = StripePrices.objects.create(version=version, product_id="prod_1", fee_price_id=f"price_{version.pk}")
-    return [event, change, consent, report, prices]
+    return [event, change, consent, report, prices, *rows_about_billing(acme)]
+
+
+def rows_about_billing(acme: Onboarded) -> list[Any]:
+    """One row of each table about what was billed, and whether all sides agree; what is referred to comes last."""
+    account, now = acme.account, timezone.now()
+    start, end = now - timedelta(days=30), now
+    period = BilledPeriod.objects.create(
+        account=account, version=account.plan_version, currency="usd", subscription_id="sub_1", start=start, end=end,
+        counts_from=start,
+    )  # fmt: skip
+    charge = Charge.objects.create(
+        account=account, period=period, kind="late", units=2, amount_minor=2, currency="usd", description="Late calls",
+        state="written_off",
+    )  # fmt: skip
+    drift = Drift.objects.create(
+        account=account, meter_id="mtr_1", period_start=start, period_end=end, kind="duplicated", units=1, ledger=5,
+        reported=5, written_off=0, stripe=6, last_seen=now, detail="Stripe has 1 more than we reported.",
+    )  # fmt: skip
+    stop = ReportingStop.objects.create(account=account, why="Stripe has 1 more than we reported.")
+    return [charge, period, drift, stop]
 
 
 def post(client: Client, address: str, **fields: object) -> Any:
