@@ -103,7 +103,14 @@ def django_db_setup(django_test_environment: None, django_db_blocker: DjangoDbBl
     yield
     with django_db_blocker.unblock():
         connections.close_all()
+        _end_sessions(test["NAME"])
         teardown_databases(made, verbosity=0)
+
+
+def _end_sessions(database: str) -> None:
+    """No process that a test started and that has not ended yet keeps the database from being dropped."""
+    with connections["default"]._nodb_cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [database])
 
 
 @pytest.fixture

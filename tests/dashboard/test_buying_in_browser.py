@@ -31,14 +31,18 @@ SECONDS = 5_000  # milliseconds
 
 
 @pytest.fixture(scope="module")
-def shop(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[Stripe]:
-    """A Stripe that the tests of this module share, with the catalogue in it."""
+def shop(django_db_setup: None) -> Iterator[Stripe]:
+    """A Stripe that the tests of this module share."""
     with StripeSimulator(settings=Settings(api_keys=(KEY,), summary_delay_seconds=0)) as simulator:
         at = {"STRIPE_API_BASE": simulator.url, "STRIPE_IS_REAL": False, "STRIPE_TEST_SECRET_KEY": KEY}
         with override_settings(**at):
-            with django_db_blocker.unblock():
-                catalogue.make(now=timezone.now())
             yield Stripe(simulator)
+
+
+@pytest.fixture(autouse=True)
+def _catalogue(shop: Stripe, committed: None) -> None:
+    """The plans are for sale; a test's end forgets where."""
+    catalogue.make(now=timezone.now())
 
 
 @pytest.fixture(scope="module")
