@@ -60,6 +60,17 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnLine:
+    """A charge of ours, and the amounts of the lines that Stripe's invoices have for it."""
+
+    description: str
+    units: int
+    amount_minor: int
+    currency: str
+    charged_minor: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Sides:
     """Everything that is known of one tenant, meter and period."""
 
@@ -70,6 +81,7 @@ class Sides:
     rejected: int = 0  # units that Stripe rejected and no other revision carries
     foreign: tuple[Report, ...] = ()  # other periods' reports that are inside Stripe's number
     invoiced: int | None = None  # of the final invoice; None: there is none
+    own_lines: tuple[OwnLine, ...] = ()
     written_off: int = 0  # came after the final invoice, and was written off or charged otherwise, by name
 
     @property
@@ -111,6 +123,7 @@ class Difference:
 def compare(sides: Sides, *, now: datetime, settling: timedelta) -> list[Difference]:
     """Every difference between the sides, the worst first; none when all agree."""
     found = list(_compared(sides, now, settling))
+    found += [_line_differs(line) for line in sides.own_lines if line.charged_minor != (line.amount_minor,)]
     return sorted(found, key=lambda one: WORST.index(one.kind))
 
 
@@ -252,6 +265,15 @@ def _invoice_differs(units: int) -> Difference:
     said = f"The final invoice charges {_by(units)} than Stripe's meter was rightly told for the period."
     mend = "Compare the invoice's usage lines with the period's reports; mend it by a credit note, then release the tenant."
     return Difference(Kind.UNEXPLAINED, units, "invoice", said, mend, stops=True)
+
+
+def _line_differs(line: OwnLine) -> Difference:
+    charged = ", ".join(f"{minor:,}" for minor in line.charged_minor) or "nothing"
+    said = f"For our charge '{line.description}' ({line.amount_minor:,} {line.currency} minor) the invoice charges {charged}."
+    mend = "Compare the invoice's lines with the period's charges; mend it by a credit note or a charge, then release the tenant."
+    is_twice = len(line.charged_minor) > 1
+    kind, units = (Kind.DUPLICATED, line.units) if is_twice else (Kind.UNEXPLAINED, -line.units)
+    return Difference(kind, units, "invoice", said, mend, stops=True)
 
 
 def _by(units: int) -> str:

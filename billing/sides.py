@@ -14,7 +14,7 @@ from django.db.models import Sum
 from metering import invariants, periods, usage
 from metering.periods import Period
 
-from . import reporting, stops, stripe_api
+from . import charged, reporting, stops, stripe_api
 from .drifts import LOST, ON_ITS_WAY, TAKEN, Ledger, Pool, Report, Sides
 from .models import Account, BilledPeriod, Charge, StripePrices, UsageReport
 from .stripe_api import InvoiceLine
@@ -36,11 +36,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class AtStripe:
-    """What Stripe said of one account: its summaries by place, and its invoices' lines for metered prices."""
+    """What Stripe said of one account: its summaries by place, and the lines of its invoices."""
 
     spans: dict[Place, Period]  # which whole minutes the summary is of
     totals: dict[Place, int]
-    lines: list[InvoiceLine]
+    lines: list[InvoiceLine]  # for metered prices
+    every_line: list[InvoiceLine]
 
     def invoiced(self, period: Period) -> tuple[int | None, datetime | None]:
         """Units of the period's final invoice, and since when it is final."""
@@ -61,10 +62,24 @@ def read(*, account: Account, now: datetime, settling: timedelta, since: datetim
         stopped=set(billed.exclude(stopped_because="").values_list("start", flat=True)),
         never_invoiced=dict(without.values_list("start", "final_at")),
     )  # fmt: skip
-    counted = usage.by_period(tenant_id=account.tenant_id, wanted=[place.period for place in at_stripe.totals])
-    for place in at_stripe.totals:
+    rows = {row.start: row for row in billed.filter(end__gt=since)}
+    rated = [
+        Place("", Period(row.start, row.end))
+        for row in rows.values()
+        if not row.meter_id and row.billed_units is not None
+    ]
+    places = [*at_stripe.totals, *rated]
+    counted = usage.by_period(tenant_id=account.tenant_id, wanted=[place.period for place in places])
+    for place in places:
         units = sum(counts.units for counts in counted[place.period].values())
-        yield place, _sides(place, at_stripe, ours, units)
+        row = rows.get(place.period.start)
+        sides = (
+            _sides(place, at_stripe, ours, units)
+            if place.meter_id
+            else _rated(place, rows[place.period.start], ours, units)
+        )
+        own = charged.own_lines(period=row, lines=at_stripe.every_line, before=now - settling) if row else ()
+        yield place, replace(sides, own_lines=own)
 
 
 def _sides(place: Place, at_stripe: AtStripe, ours: "Ours", units: int) -> Sides:
@@ -89,6 +104,16 @@ def _sides(place: Place, at_stripe: AtStripe, ours: "Ours", units: int) -> Sides
     return replace(sides, ledger=replace(ledger, late=Pool(ledger.late.added + too_late, ledger.late.removed)))
 
 
+def _rated(place: Place, row: BilledPeriod, ours: "Ours", units: int) -> Sides:
+    """A final period whose calls are rated here: what it was billed for stands where the meter's reports would."""
+    billed = Report(row.billed_units or 0, UsageReport.State.CONFIRMED, place.period.start)
+    sides = Sides(
+        place.period, Ledger(units, unlogged=ours.unlogged.get(row.start, 0)), (billed,), billed.quantity,
+        invoiced=billed.quantity, written_off=_written_off(ours.account, place.period),
+    )  # fmt: skip
+    return replace(sides, ledger=_pooled(sides.ledger, place.period, ours, row.final_at)) if sides.missing else sides
+
+
 @dataclass(frozen=True, slots=True)
 class Ours:
     """What is read once for an account."""
@@ -108,9 +133,8 @@ def _ask(account: Account, now: datetime, since: datetime) -> AtStripe:
     """Raises StripeError."""
     customer_id = account.customer_id or ""
     metered = set(StripePrices.objects.exclude(usage_price_id="").values_list("usage_price_id", flat=True))
-    lines = [
-        line for line in stripe_api.invoice_lines(customer_id=customer_id, since=since) if line.price_id in metered
-    ]
+    every_line = stripe_api.invoice_lines(customer_id=customer_id, since=since)
+    lines = [line for line in every_line if line.price_id in metered]
     spans = _spans(_places(account, lines, now, since))
     totals = {
         place: stripe_api.meter_total(
@@ -118,7 +142,7 @@ def _ask(account: Account, now: datetime, since: datetime) -> AtStripe:
         )
         for place, span in spans.items()
     }  # fmt: skip
-    return AtStripe(spans, totals, lines)
+    return AtStripe(spans, totals, lines, every_line)
 
 
 def _places(account: Account, lines: Iterable[InvoiceLine], now: datetime, since: datetime) -> list[Place]:

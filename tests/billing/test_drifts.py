@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.drifts import Difference, Ledger, Pool, Report, Sides, compare
+from billing.drifts import Difference, Ledger, OwnLine, Pool, Report, Sides, compare
 from billing.models import Drift, UsageReport
 from metering.periods import Period
 
@@ -59,6 +59,16 @@ def test_units_that_an_invoice_charges_twice_are_one_difference() -> None:
 
 def test_an_invoice_that_charges_otherwise_is_named() -> None:
     assert named(found(12, [confirmed(12)], 12, invoiced=11)) == [("unexplained", -1, "invoice")]
+
+
+@pytest.mark.parametrize(
+    ("charged", "expected"),
+    [((150,), []), ((), [("unexplained", -3, "invoice")]), ((151,), [("unexplained", -3, "invoice")]),
+     ((150, 150), [("duplicated", 3, "invoice")])],
+)  # fmt: skip
+def test_each_charge_of_ours_is_on_its_invoice_once(charged: tuple[int, ...], expected: list[Any]) -> None:
+    line = OwnLine("Three calls", 3, 150, "usd", charged)
+    assert named(found(12, [confirmed(12)], 12, own_lines=(line,))) == expected
 
 
 @pytest.mark.parametrize("state", [State.PENDING, State.SENDING, State.DELIVERED])

@@ -2,19 +2,24 @@
 
 import io
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import Permission
 from django.core.management import call_command
 from django.core.management.base import CommandError
+from django.test import Client
+from django.urls import reverse
 
 from billing import accounts, changes, consents, invariants, reconcile, reporting, stops
 from billing.models import Account, Drift, ReportingStop, UsageReport
+from config import doctor_stripe
 from metering import adjustments
 from metering.models import Call, Policy
-from tenants.models import AuditEntry
+from tenants.models import AuditEntry, User
 from tests.billing.beats import (
     add_to_reports,
     add_to_stripe,
@@ -233,3 +238,58 @@ def test_the_invariants_stop_who_was_told_too_much(at_rest: Story) -> None:
     assert invariants.enforce(now=at_rest.now) == 1
     assert invariants.enforce(now=at_rest.now) == 0
     assert reconcile.is_stopped(at_rest.acme.tenant.pk)
+
+
+# -- The operators' pages ------------------------------------------------------------------------------------------------
+DRIFTS = reverse("admin:billing_drift_changelist")
+
+
+def signed_in(**rights: Any) -> Client:
+    client = Client()
+    client.force_login(User.objects.create_user(f"olivia-{uuid.uuid4().hex}@meterhouse.example", **rights))
+    return client
+
+
+def act(client: Client, drift: Drift, action: str, **fields: str) -> Any:
+    return client.post(DRIFTS, {"action": action, "_selected_action": [drift.pk], **fields}, follow=True)
+
+
+def test_operators_read_explain_and_release(at_rest: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_to_stripe(at_rest, 1, at=at_rest.now - 4 * HOURS)
+    reconciled(at_rest)
+    drift = Drift.objects.get(account=at_rest.account)
+    operator = signed_in(is_staff=True, is_superuser=True)
+    monkeypatch.setattr("django.utils.timezone.now", lambda: at_rest.now)
+    assert "1 periods read, 1 differences." in act(operator, drift, "read_again").content.decode()
+    shown = act(operator, drift, "explain").content.decode()
+    for words in ("Stripe has 1 more than we reported", "usage reports", "its changes of plan", drift.mend[:40]):
+        assert words in shown
+    assert operator.get(reverse("admin:billing_drift_change", args=[drift.pk]), follow=True).status_code == 200
+    assert "a release needs a reason" in act(operator, drift, "release").content.decode()
+    assert reconcile.is_stopped(at_rest.acme.tenant.pk)
+    assert "released" in act(operator, drift, "release", reason="A test event of ours.").content.decode()
+    assert not reconcile.is_stopped(at_rest.acme.tenant.pk)
+
+
+def test_who_may_only_look_and_who_is_a_customer_releases_nothing(at_rest: Story, make_tenant: MakeTenant) -> None:
+    add_to_stripe(at_rest, 1, at=at_rest.now - 4 * HOURS)
+    reconciled(at_rest)
+    drift = Drift.objects.get(account=at_rest.account)
+    looker = signed_in(is_staff=True)
+    User.objects.latest("date_joined").user_permissions.add(Permission.objects.get(codename="view_drift"))
+    initech = Client()
+    initech.force_login(make_tenant("Initech").user)
+    for client in (looker, initech):
+        act(client, drift, "release", reason="please")
+        act(client, drift, "read_again")
+    assert at_rest.acme.tenant.name not in initech.get(DRIFTS, follow=True).content.decode()
+    assert reconcile.is_stopped(at_rest.acme.tenant.pk)
+
+
+def test_doctor_names_who_is_stopped_and_what_does_not_agree(at_rest: Story) -> None:
+    add_to_stripe(at_rest, 1, at=at_rest.now - 4 * HOURS)
+    reconciled(at_rest)
+    (found,) = [one for one in doctor_stripe.in_database(now=at_rest.now) if one.name == "Reconciliation"]
+    assert (found.grade, at_rest.acme.tenant.slug in found.detail) == ("problem", True)
+    assert "reporting is stopped for" in found.detail
+    assert doctor_stripe.reconciliation(stopped=[], broken=[]).grade == "ok"
