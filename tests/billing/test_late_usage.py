@@ -22,6 +22,7 @@ from tests.billing.usage_story import (
     ledger,
     months_ago,
     named,
+    periods_of,
     renew,
     use,
 )
@@ -145,7 +146,7 @@ def test_rating_a_draft_again_charges_nothing_twice(story: Story) -> None:
     renew(story)
     for more in (0, 5, 0):
         if more:
-            use(story, more, at=story.account.period_start - timedelta(minutes=1))  # type: ignore[operator]
+            use(story, more, at=periods_of(story)[1].end - timedelta(minutes=1))
         story.move(timedelta(minutes=6))
         beat(story, times=2)
     finish(story)
