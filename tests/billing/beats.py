@@ -33,8 +33,8 @@ def settle(story: Story, *, rounds: int = 3) -> None:
         story.move(timedelta(minutes=6))
 
 
-def reconciled(story: Story) -> Result:
-    return reconcile.run(now=story.now, tenant=story.acme.tenant)
+def reconciled(story: Story, *, back: timedelta = reconcile.YEAR) -> Result:
+    return reconcile.run(now=story.now, tenant=story.acme.tenant, back=back)
 
 
 def kinds(result: Result) -> list[tuple[str, int, str]]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.db import transaction
 
-from billing import accounts, changes, subscriptions
+from billing import accounts, changes, reconcile, subscriptions
 from billing.models import BilledPeriod, Charge, PlanVersion
 from metering import adjustments, partitions, periods, usage
 from metering.models import Call
@@ -94,7 +94,7 @@ class Year:
 
     def month(self, number: int) -> None:
         """Calls, faults, corrections and what else this month brings, then its end and what comes after the invoice."""
-        for day in (2, 9, 20):
+        for day in (2, 9, 20) if number == 3 else (2, 20):
             self.move_to(self.period.start + timedelta(days=day, minutes=self.random.randint(0, 999)))
             self.use()
             if self.random.random() < 0.5:
@@ -127,7 +127,7 @@ class Year:
             self.use(at=ended.end - HOUR)  # late: the invoice is final
         if number % 4 == 0:
             self.correct(period_start=ended.start)
-        self.rounds(4)
+        self.rounds(2)
         self.move_to(ended.end + timedelta(days=1))
         self.rounds(1)
 
@@ -143,9 +143,9 @@ def at_stripe(story: Story, period: periods.Period) -> int:
     )
 
 
-def assert_agreed(story: Story) -> None:
+def assert_agreed(story: Story, *, back: timedelta = reconcile.YEAR) -> None:
     """Nothing but what was written off by name; and the oracle says the same."""
-    result = reconciled(story)
+    result = reconciled(story, back=back)
     open_ones = [one for one in kinds(result) if one[0] != "late"]
     assert (open_ones, result.unread) == ([], [])
     for row in BilledPeriod.objects.filter(account=story.account, state="final"):
@@ -167,13 +167,13 @@ def test_a_year_without_drift_in_which_one_planted_unit_is_found(year: Year, req
                 found = planted(year.story, row, side, units)
                 expected = "duplicated" if (side, units) == ("stripe", 1) else "unexplained"
                 assert found == [(expected, units, side)]
-    assert_agreed(year.story)
 
 
 def live(year: Year) -> None:
     for number in range(1, MONTHS + 1):
         year.month(number)
-        assert_agreed(year.story)
+        assert_agreed(year.story, back=reconcile.RECENT)
+    assert_agreed(year.story)
     kinds_of = set(Charge.objects.filter(account=year.story.account).values_list("kind", flat=True))
     assert {"late", "correction"} <= kinds_of
 
