@@ -135,7 +135,7 @@ def test_a_sender_killed_at_any_step_doubles_and_loses_nothing(
         first = subscribed(simulator, make_tenant)
         passed = survive(first, Points())
         assert passed > 15
-        for number in range(1, passed + 1, 1 if is_long else 2):
+        for number in range(1, passed + 1, 1 if is_long else 4):
             story = subscribed(simulator, make_tenant, since=timedelta(0))
             survive(story, Points(number))
             assert_exact(story)
