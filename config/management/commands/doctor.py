@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandParser
 from django.utils import timezone
 
 from config import doctor
-from config.doctor import Finding, Grade
+from config.findings import Finding, Grade
 
 
 class Command(BaseCommand):
