@@ -36,7 +36,7 @@ def database(committed: None) -> Iterator[psycopg.Connection[tuple[object, ...]]
 SECONDS = st.integers(0, 4 * 3600)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     calls=st.lists(st.tuples(SECONDS, st.integers(0, 9)), max_size=25),
     backfilled=st.lists(st.tuples(SECONDS, st.integers(1, 9)), max_size=3),

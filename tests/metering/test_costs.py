@@ -69,7 +69,7 @@ def test_a_dear_call_is_not_admitted_on_a_lease_for_cheap_ones(make_tenant: Make
     assert (kept.used, kept.reserved) == (30, 0)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(costs=st.lists(st.integers(1, 40), min_size=1, max_size=60), limit=st.integers(0, 300))
 def test_any_mix_of_costs_never_passes_the_limit(make_tenant: MakeTenant, costs: list[int], limit: int) -> None:
     acme = make_tenant(included=limit, burst_per_second=HIGH)

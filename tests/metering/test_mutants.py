@@ -224,10 +224,23 @@ def _execute(sql: str) -> None:
         cursor.execute(sql)
 
 
+# The classic mistakes are tried in every run, the others with --long.
+ALWAYS = {
+    "drop the expiry", "reclaim twice", "flush on a reclaimed lease", "refuse the last unit", "grant one unit too many",
+    "grant above the remainder", "skip the batch id", "release twice", "period from the previous plus a month",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_mutant_is_noticed(
-    mutant: Mutant, make_tenant: MakeTenant, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    mutant: Mutant,
+    make_tenant: MakeTenant,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
+    if mutant.name not in ALWAYS and not request.config.getoption("--long"):
+        pytest.skip("Tried with --long.")
     for module in (test_recovery, test_costs, test_several_limits):
         if hasattr(module, "wait_until"):
             monkeypatch.setattr(module, "wait_until", _briefly)

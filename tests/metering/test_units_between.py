@@ -41,7 +41,7 @@ INSTANTS = st.one_of(
 )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     calls=st.lists(st.tuples(INSTANTS, st.integers(1, 9)), max_size=30),
     corrections=st.lists(st.tuples(INSTANTS, st.integers(1, 9)), max_size=4), void=st.booleans(),

@@ -47,7 +47,7 @@ def database(committed: None) -> Iterator[psycopg.Connection[tuple[object, ...]]
         yield opened
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     calls=CALLS, first=st.integers(0, HOURS), length=st.integers(1, HOURS), granularity=st.sampled_from(Granularity),
     group_by=st.sampled_from([None, *GroupBy]), only=st.sampled_from([None, "auth", "storage"]),
