@@ -2,7 +2,7 @@
 
 uv run python -m benchmarks.all [--quick]
 
-About 40 minutes on two cores. Exits 1 when the books of any of them were wrong.
+About 45 minutes on two cores. Exits 1 when the books of any of them were wrong.
 """
 
 import signal
@@ -20,6 +20,7 @@ BENCHMARKS = {
     "hot_set": "Busy tenants among many",
     "flood": "A refused flood",
     "durable": "Durable calls",
+    "boundaries": "Boundaries that are learned late",
     "memory": "Memory",
 }
 

@@ -1,8 +1,10 @@
-"""The stretches that `benchmarks.engine` times. Each runs in a process of its own, with Django set up there."""
+"""The stretches that `engine` and `boundaries` time. Each runs in a process of its own, with Django set up there."""
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +20,7 @@ from tenants.keys import Caller
 from .stage import percentile
 
 CHECK_EVERY = 64  # calls between two looks at the clock
+SERVING_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,47 @@ def _sustained(once: Callable[[Any], None], whose: list[Any], seconds: float, st
             time.sleep(0.001)
     engines.stop()
     return Recorded(done, started, time.time(), time.process_time() - cpu)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    calls: int
+    refused: int  # by a limit, or because it could not be asked
+    longest_ms: float
+
+
+def serve_until(tenancy: Tenancy, over: Path, start_at: float) -> Served:
+    """Whole calls by two threads, as fast as they are recorded, until this file is there."""
+    caller = Caller(tenancy.tenant_id, tenancy.slug, tenancy.project_id, tenancy.key_id, "mh_live_x", frozenset(), None)
+    _wait_until(start_at)
+    with ThreadPoolExecutor(SERVING_THREADS) as pool:
+        shares = list(pool.map(lambda _: _serve(caller, over), range(SERVING_THREADS)))
+    engines.stop()
+    return Served(
+        sum(each.calls for each in shares),
+        sum(each.refused for each in shares),
+        max(each.longest_ms for each in shares),
+    )
+
+
+def _serve(caller: Caller, over: Path) -> Served:
+    meter, most = engines.engine(), settings.METERING["BUFFER_CALLS"] // 4
+    served, refused, longest = 0, 0, 0.0
+    while not over.exists():
+        for _ in range(CHECK_EVERY):
+            before = time.perf_counter()
+            try:
+                call = calls.open_call(caller=caller, capability="auth")
+            except calls.LimitUnavailable:
+                refused += 1
+            else:
+                served += call.problem is None
+                refused += call.problem is not None
+                calls.close_call(call, status=429 if call.problem else 200, latency_us=700)
+            longest = max(longest, time.perf_counter() - before)
+        while len(meter.buffer._entries) > most:  # PostgreSQL is behind: what it cannot take is not sustained
+            time.sleep(0.001)
+    return Served(served, refused, longest * 1000)
 
 
 def admit_until_refused(tenancy: Tenancy, start_at: float) -> int:

@@ -108,7 +108,7 @@ def database(name: str) -> str:
 # -- tenants -------------------------------------------------------------------------------------------------------------
 
 
-def tenant(*, included: int | None = None, recording: str = "buffered") -> Any:
+def tenant(*, included: int | None = None, recording: str = "buffered", anchor: datetime | None = None) -> Any:
     """An Enterprise tenant with a key: unlimited, or blocked after `included` calls. The burst limit never refuses."""
     from billing import accounts, onboarding  # noqa: PLC0415
     from metering.models import Allowance, Policy  # noqa: PLC0415
@@ -122,6 +122,7 @@ def tenant(*, included: int | None = None, recording: str = "buffered") -> Any:
         plan_code="enterprise",
         actor="benchmark",
         now=datetime.now(UTC),
+        anchor=anchor,
         agreed=agreed,
     )
     Allowance.objects.filter(pk=made.tenant.pk).update(recording=recording)

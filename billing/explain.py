@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal, localcontext
 from itertools import groupby
+from typing import Any
 from uuid import UUID
 
 from django.db.models import Sum
@@ -275,12 +276,7 @@ class Entry:
 def units_of_calls(*, tenant_id: UUID, period: Period, day: datetime) -> int:
     """What the entries of the day add up to: the day's parts. Raises CallsForgotten."""
     _check_kept(day)
-    scope = {
-        "tenant_id": tenant_id,
-        "period_start": period.start,
-        "occurred_at__gte": day,
-        "occurred_at__lt": day + DAY,
-    }
+    scope = _on(tenant_id, period, day)
     sums = [model.objects.filter(**scope).aggregate(units=Sum("units"))["units"] for model in (Call, Adjustment)]
     return sum(int(units or 0) for units in sums)
 
@@ -288,16 +284,17 @@ def units_of_calls(*, tenant_id: UUID, period: Period, day: datetime) -> int:
 def calls(*, tenant_id: UUID, period: Period, day: datetime, limit: int) -> list[Entry]:
     """The first billed calls of a UTC day of the period, and all corrections of that day. Raises CallsForgotten."""
     _check_kept(day)
-    scope = {
-        "tenant_id": tenant_id,
-        "period_start": period.start,
-        "occurred_at__gte": day,
-        "occurred_at__lt": day + DAY,
-    }
+    scope = _on(tenant_id, period, day)
     billed = Call.objects.filter(**scope, units__gt=0).order_by("occurred_at", "id")[:limit]
     entries = [_entry(call, "call") for call in billed]
     entries += [_entry(made, made.kind) for made in Adjustment.objects.filter(**scope)]
     return sorted(entries, key=lambda entry: (entry.at, entry.id))
+
+
+def _on(tenant_id: UUID, period: Period, day: datetime) -> dict[str, Any]:
+    """The part of the day that lies in the period, and so do its calls and their corrections."""
+    start, end = max(day, period.start), min(day + DAY, period.end)
+    return {"tenant_id": tenant_id, "occurred_at__gte": start, "occurred_at__lt": end}
 
 
 def _entry(row: Call | Adjustment, what: str) -> Entry:

@@ -58,10 +58,10 @@ CALL = """
 SELECT occurred_at FROM (
     SELECT occurred_at, sum(units) OVER (ORDER BY occurred_at) AS until FROM (
         SELECT occurred_at, units FROM metering_call
-        WHERE tenant_id = %(tenant)s AND period_start = %(period)s AND occurred_at >= %(hour)s AND occurred_at < %(end)s
+        WHERE tenant_id = %(tenant)s AND occurred_at >= %(start)s AND occurred_at < %(end)s
         UNION ALL
         SELECT occurred_at, units FROM metering_adjustment
-        WHERE tenant_id = %(tenant)s AND period_start = %(period)s AND occurred_at >= %(hour)s AND occurred_at < %(end)s
+        WHERE tenant_id = %(tenant)s AND occurred_at >= %(start)s AND occurred_at < %(end)s
     ) AS ledger
 ) AS summed WHERE %(before)s + until > %(included)s ORDER BY occurred_at LIMIT 1
 """
@@ -85,7 +85,8 @@ def ran_out_at(*, account: Account, period: Period) -> datetime | None:
         kept = invariants.kept_since()
         if kept is None or hour < kept:
             return max(hour, period.start)
-        cursor.execute(CALL, {**about, "hour": hour, "end": hour + timedelta(hours=1), "before": row[1]})
+        start, end = max(hour, period.start), min(hour + timedelta(hours=1), period.end)
+        cursor.execute(CALL, {**about, "start": start, "end": end, "before": row[1]})
         found: Any = cursor.fetchone()
     instant: datetime = found[0] if found else max(hour, period.start)
     return instant

@@ -195,12 +195,11 @@ def _insert(change: Change, adjustment_id: UUID, tenant: Tenant, why: tuple[str,
 
 def _rechecked(tenant: Tenant, change: Change) -> Change:
     """The change as it is true now, under the lock: its period's boundary may have moved. Raises CannotAdjust."""
-    if change.call_id is None:
-        return replace(change, period_start=_period(tenant.id, change.occurred_at).start)
-    call, present = _billable(tenant, change.call_id)
-    if present != change.cost:
-        raise CannotAdjust(f"The call was corrected meanwhile: it costs {present:,} units now. Look again.")
-    return replace(change, period_start=call.period_start)
+    if change.call_id is not None:
+        _, present = _billable(tenant, change.call_id)
+        if present != change.cost:
+            raise CannotAdjust(f"The call was corrected meanwhile: it costs {present:,} units now. Look again.")
+    return replace(change, period_start=_period(tenant.id, change.occurred_at).start)
 
 
 def from_set_aside(changes: Sequence[Change], *, set_aside: SetAside, actor: str, reason: str) -> list[Adjustment]:
@@ -273,8 +272,8 @@ def _billable(tenant: Tenant, call_id: UUID) -> tuple[Call, int]:
 
 def _of_call(kind: AdjustmentKind, call: Call, *, calls: int, units: int, cost: int) -> Change:
     return Change(
-        kind, call.tenant_id, call.id, call.occurred_at, call.period_start, call.project_id, call.api_key_id, call.capability,
-        calls, units, cost,
+        kind, call.tenant_id, call.id, call.occurred_at, _period(call.tenant_id, call.occurred_at).start, call.project_id,
+        call.api_key_id, call.capability, calls, units, cost,
     )  # fmt: skip
 
 

@@ -185,9 +185,16 @@ class CallAdmin(OfKeyAdmin):
     search_help_text = f"Call id, tenant's name or address, or an API key. {KEY_HELP}"
     fields = (
         "id", "tenant", "project", "api_key", "capability", "outcome", "reason", "status", "calls", "units", "latency",
-        "occurred_at", "recorded_at", "period_start", "lease_id", "batch_id", "corrections",
+        "occurred_at", "period", "recorded_at", "lease_id", "batch_id", "corrections",
     )  # fmt: skip
-    readonly_fields = ("corrections",)
+    readonly_fields = ("period", "corrections")
+
+    @admin.display(description="Period")
+    def period(self, call: Call) -> SafeString | str:
+        """The one that holds its time: the call itself names none."""
+        at = call.occurred_at
+        quota = Quota.objects.filter(tenant_id=call.tenant_id, period_start__lte=at, period_end__gt=at).first()
+        return link("metering_quota_change", _span(quota), quota.pk) if quota else "None holds its time."
 
     @admin.display(description="Corrections")
     def corrections(self, call: Call) -> SafeString | str:
@@ -355,6 +362,10 @@ def standing_of(tenant: Tenant) -> standing.Standing:
     return known
 
 
+def _span(quota: Quota) -> str:
+    return f"{quota.period_start:%d %B %Y %H:%M} to {quota.period_end:%d %B %Y %H:%M} (UTC)"
+
+
 def _number(value: int | None, without: str) -> str:
     return without if value is None else f"{value:,}"
 
@@ -388,7 +399,7 @@ def running(tenant: Tenant) -> str:
     if quota is None:
         return "Not opened yet: no call so far."
     counts = f"used {quota.used:,} · reserved {quota.reserved:,} · failed {quota.failed:,} · refused {quota.refused:,}"
-    return f"{quota.period_start:%d %B %Y %H:%M} to {quota.period_end:%d %B %Y %H:%M} (UTC): {counts}"
+    return f"{_span(quota)}: {counts}"
 
 
 @admin.display(description="Next call")

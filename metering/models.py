@@ -229,13 +229,15 @@ class Lease(models.Model):
 
 
 class Call(models.Model):
-    """The ledger: one row a metered call; floods of refused calls share rows (`calls` says how many). Append-only."""
+    """The ledger: one row a metered call; floods of refused calls share rows (`calls` says how many). Append-only.
+
+    Its period is the one that holds `occurred_at`.
+    """
 
     id = models.UUIDField(primary_key=True, help_text=_("The call id of the answer; begins with its time."))
     tenant = models.ForeignKey("tenants.Tenant", on_delete=models.DO_NOTHING, db_constraint=False, related_name="+")
     occurred_at = models.DateTimeField(help_text=_("When it was admitted, by database time (UTC)."))
     recorded_at = models.DateTimeField(help_text=_("When it was committed (UTC)."))
-    period_start = models.DateTimeField()
     project = models.ForeignKey("tenants.Project", on_delete=models.DO_NOTHING, db_constraint=False, related_name="+")
     api_key = models.ForeignKey("tenants.ApiKey", on_delete=models.DO_NOTHING, db_constraint=False, related_name="+")
     capability = models.CharField(max_length=60)

@@ -16,16 +16,27 @@ from .models import Outcome
 
 HOUR = timedelta(hours=1)
 HOUR_SQL = "date_trunc('hour', occurred_at, 'UTC')"
+# A call belongs to the period that holds its time.
+PERIOD = """
+WITH period AS MATERIALIZED (
+    SELECT period_start, period_end FROM metering_quota
+    WHERE tenant_id = %(tenant)s AND period_end > %(start)s AND period_start < %(end)s
+)
+"""
 FROM_LOG = f"""
+{PERIOD}
 SELECT {HOUR_SQL}, period_start, project_id, api_key_id, capability, outcome,
        CASE WHEN outcome = 'refused' THEN -1 ELSE width_bucket(latency_us, %(bounds)s::float8[]) END,
        sum(calls), sum(units), count(*)
-FROM metering_call WHERE tenant_id = %(tenant)s AND occurred_at >= %(start)s AND occurred_at < %(end)s
+FROM metering_call LEFT JOIN period ON occurred_at >= period_start AND occurred_at < period_end
+WHERE tenant_id = %(tenant)s AND occurred_at >= %(start)s AND occurred_at < %(end)s
 GROUP BY 1, 2, 3, 4, 5, 6, 7
 """
 FROM_ADJUSTMENTS = f"""
-SELECT {HOUR_SQL}, period_start, project_id, api_key_id, capability, sum(calls), sum(units)
-FROM metering_adjustment WHERE tenant_id = %(tenant)s AND occurred_at >= %(start)s AND occurred_at < %(end)s
+{PERIOD}
+SELECT {HOUR_SQL}, period.period_start, project_id, api_key_id, capability, sum(calls), sum(units)
+FROM metering_adjustment LEFT JOIN period ON occurred_at >= period.period_start AND occurred_at < period_end
+WHERE tenant_id = %(tenant)s AND occurred_at >= %(start)s AND occurred_at < %(end)s
 GROUP BY 1, 2, 3, 4, 5
 """
 STORED = """
@@ -61,6 +72,16 @@ class Sums:
     def is_empty(self) -> bool:
         return not (self.billable or self.units or self.failed or self.refused or any(self.latencies.values()))
 
+    @property
+    def is_possible(self) -> bool:
+        return min(self.billable, self.units, self.failed, self.refused, *self.latencies.values()) >= 0
+
+    def __sub__(self, part: "Sums") -> "Sums":
+        left = {name: getattr(self, name) - getattr(part, name) for name in COUNTS}
+        buckets = self.latencies.keys() | part.latencies.keys()
+        latencies = {bucket: self.latencies.get(bucket, 0) - part.latencies.get(bucket, 0) for bucket in buckets}
+        return Sums(**left, latencies=latencies)
+
 
 Hours = dict[Key, Sums]
 
@@ -75,8 +96,15 @@ class Difference:
     ledger: Sums
 
 
+class InNoPeriod(Exception):
+    """The ledger has calls at a time that no period of their tenant holds: nobody can say in which one they count."""
+
+
 def from_ledger(*, tenant_id: UUID, start: datetime, end: datetime) -> Hours:
-    """The usage hours of [start, end), whole hours, as the call log and the adjustments make them."""
+    """The usage hours of [start, end) as the call log and the adjustments make them; raises InNoPeriod.
+
+    Of an hour that begins before or ends after it, the part inside.
+    """
     hours: Hours = {}
     parameters: dict[str, Any] = {"tenant": tenant_id, "start": start, "end": end, "bounds": list(histogram.BOUNDS_US)}
     with connection.cursor() as cursor:
@@ -92,6 +120,9 @@ def from_ledger(*, tenant_id: UUID, start: datetime, end: datetime) -> Hours:
             sums = hours.setdefault(tuple(key), Sums())
             sums.billable += int(calls)
             sums.units += int(units)
+    homeless = min((key[0] for key in hours if key[1] is None), default=None)
+    if homeless is not None:
+        raise InNoPeriod(f"Calls of {homeless:%Y-%m-%d %H}h (UTC) lie in no period. Open it with metering_open_period.")
     return hours
 
 
@@ -125,6 +156,13 @@ def lock(tenant_id: UUID) -> None:
             cursor.execute(statement, [tenant_id])
 
 
+def hold_log() -> datetime | None:
+    """No day of the call log is dropped until this transaction ends; returns since when every call is kept."""
+    with connection.cursor() as cursor:
+        cursor.execute("LOCK TABLE metering_call IN ACCESS SHARE MODE")
+    return invariants.kept_since()
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """What a comparison found: usage hours that differ from the ledger, and totals that differ from the usage hours, in words."""
@@ -144,7 +182,8 @@ def rebuild(*, tenant_id: UUID, start: datetime, end: datetime, apply: bool) -> 
     """What in [start, end) is not what the ledger says; with `apply` it is afterwards, months, quotas and windows included.
 
     Both times whole hours. The comparison is of one snapshot and holds up nobody; what differs is then made anew under the
-    tenant's lock. Raises LogTooShort, and has changed nothing, when the call log does not keep every call of an hour that differs.
+    tenant's lock. Raises LogTooShort, and has changed nothing, when the call log does not keep every call of an hour that differs;
+    raises InNoPeriod.
     """
     with invariants.snapshot():
         found = Found(list(_differences(tenant_id, start, end)), _wrong_totals(tenant_id))
@@ -167,11 +206,11 @@ def _make_anew(tenant_id: UUID, hours: list[datetime]) -> None:
 
 def _check_log(start: datetime) -> None:
     """Raises LogTooShort unless every call from `start` on is kept, and will be until this transaction ends."""
-    with connection.cursor() as cursor:
-        cursor.execute("LOCK TABLE metering_call IN ACCESS SHARE MODE")  # no day is dropped meanwhile
-    kept = invariants.kept_since()
+    kept = hold_log()
     if kept is None or start < kept:
-        raise LogTooShort(f"The call log is kept since {kept}, not since {start}.")
+        raise LogTooShort(
+            f"The call log is kept since {kept}, not since {start}: its oldest day was dropped. Run it again."
+        )
 
 
 TOTALS = (invariants.months_equal_usage_hours, invariants.quotas_equal_usage_hours, invariants.windows_equal_ledger)

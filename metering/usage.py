@@ -267,9 +267,10 @@ class CutHourForgotten(Exception):
 # Whole hours from the rollup, what is cut of an hour from the ledger. The rollup has a row for each period of an hour, so where the
 # period itself begins or ends no hour is cut.
 UNITS_BETWEEN = """
-WITH stretch AS (
-    SELECT CASE WHEN %(end)s >= (SELECT period_end FROM metering_quota WHERE tenant_id = %(tenant)s AND period_start = %(period)s)
-                THEN %(whole_end)s ELSE %(cut_end)s END AS until
+WITH period AS (
+    SELECT period_end FROM metering_quota WHERE tenant_id = %(tenant)s AND period_start = %(period)s
+), stretch AS (
+    SELECT CASE WHEN %(end)s >= (SELECT period_end FROM period) THEN %(whole_end)s ELSE %(cut_end)s END AS until
 )
 SELECT until, (
     SELECT coalesce(sum(units), 0) FROM metering_usage_hour
@@ -277,7 +278,8 @@ SELECT until, (
 ), (
     SELECT coalesce(sum(units), 0) FROM (
         SELECT occurred_at, units FROM metering_call
-        WHERE tenant_id = %(tenant)s AND period_start = %(period)s AND occurred_at >= %(start)s AND occurred_at < %(end)s
+        WHERE tenant_id = %(tenant)s AND occurred_at >= greatest(%(period)s, %(start)s) AND occurred_at < %(end)s
+            AND occurred_at < (SELECT period_end FROM period)
             AND (occurred_at < %(from)s OR occurred_at >= %(cut_end)s)
         UNION ALL
         SELECT occurred_at, units FROM metering_adjustment

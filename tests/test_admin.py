@@ -265,6 +265,15 @@ def test_a_call_is_found_by_its_id_in_one_partition(operator: Client, acme: Onbo
     assert all('"occurred_at" >=' in sql and '"occurred_at" <=' in sql for sql in searches)
 
 
+def test_a_calls_page_names_the_period_that_holds_its_time(operator: Client, acme: Onboarded) -> None:
+    call = Call.objects.filter(tenant=acme.tenant).latest("occurred_at")
+    (quota,) = Quota.objects.filter(
+        tenant=acme.tenant, period_start__lte=call.occurred_at, period_end__gt=call.occurred_at
+    )
+    found = operator.get(page(Call, "change", quote(str(call.pk))))
+    assert f"{quota.period_start:%d %B %Y %H:%M} to {quota.period_end:%d %B %Y %H:%M} (UTC)" in found.content.decode()
+
+
 def test_an_unnarrowed_list_of_calls_reads_one_day_and_counts_a_few_thousand(operator: Client, acme: Onboarded) -> None:
     with CaptureQueriesContext(connection) as asked:
         operator.get(page(Call))

@@ -158,7 +158,6 @@ class Migration(migrations.Migration):
                 ),
                 ("occurred_at", models.DateTimeField(help_text="When it was admitted, by database time (UTC).")),
                 ("recorded_at", models.DateTimeField(help_text="When it was committed (UTC).")),
-                ("period_start", models.DateTimeField()),
                 ("capability", models.CharField(max_length=60)),
                 (
                     "outcome",

@@ -4,6 +4,9 @@ Every primary key begins with the tenant, so that the same schema can be distrib
 day and the rollup by month (`metering/partitions.py` makes and drops the partitions); rows of no partition land in the
 default one and are moved when theirs is made. No foreign keys and no CHECK on used against a limit: a call that was
 answered is never refused by the ledger.
+
+A call does not name its period: the periods of a tenant tile time, so its time does. A boundary that is learned late changes
+no row of the call log.
 """
 
 from django.db import migrations
@@ -39,7 +42,6 @@ CREATE TABLE metering_call (
     occurred_at timestamptz NOT NULL,
     id uuid NOT NULL,
     recorded_at timestamptz NOT NULL DEFAULT statement_timestamp(),
-    period_start timestamptz NOT NULL,
     project_id bigint NOT NULL,
     api_key_id bigint NOT NULL,
     capability text NOT NULL,
@@ -111,7 +113,7 @@ DROP FUNCTION metering_histogram_start(smallint, integer[], smallint, integer[])
 APPEND_ONLY = """
 CREATE FUNCTION metering_refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF current_setting('meterhouse.moving_rows', true) = 'on' THEN RETURN OLD; END IF;
+    IF TG_OP = 'DELETE' AND current_setting('meterhouse.moving_rows', true) = 'on' THEN RETURN OLD; END IF;
     RAISE EXCEPTION '% is append-only: % refused. Correct it with an adjustment.', TG_TABLE_NAME, TG_OP
         USING ERRCODE = 'integrity_constraint_violation';
 END $$;

@@ -386,10 +386,10 @@ BEGIN
         failed = m.failed + EXCLUDED.failed,
         refused = m.refused + EXCLUDED.refused;
 
-    INSERT INTO metering_call (tenant_id, occurred_at, id, period_start, project_id, api_key_id, capability, outcome, reason,
-                               status, calls, units, latency_us, lease_id, batch_id)
-    SELECT h_tenant[hour], to_timestamp(at), id, to_timestamp(h_period[hour]), h_project[hour], h_key[hour], h_capability[hour],
-           outcome, reason, status::smallint, calls, units, latency_us, lease_id, p_batch
+    INSERT INTO metering_call (tenant_id, occurred_at, id, project_id, api_key_id, capability, outcome, reason, status, calls,
+                               units, latency_us, lease_id, batch_id)
+    SELECT h_tenant[hour], to_timestamp(at), id, h_project[hour], h_key[hour], h_capability[hour], outcome, reason,
+           status::smallint, calls, units, latency_us, lease_id, p_batch
     FROM unnest(c_hour, c_at, c_id, c_outcome, c_reason, c_status, c_calls, c_units, c_latency_us, c_lease)
       AS n (hour, at, id, outcome, reason, status, calls, units, latency_us, lease_id);
 END $$;

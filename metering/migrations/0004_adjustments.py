@@ -1,5 +1,5 @@
-"""Adjustments: corrections are new rows of the ledger, never changes of old ones. And the one change that calls may see:
-the period that they belong to, when a boundary is learned late (`metering/boundaries.py`).
+"""Adjustments: corrections are new rows of the ledger, never changes of old ones. The one change that they may see is of the
+period that they belong to, when a boundary is learned late (`metering/boundaries.py`).
 """
 
 from django.db import migrations, models
@@ -33,13 +33,10 @@ CREATE INDEX adjustment_by_period ON metering_adjustment (tenant_id, period_star
 CREATE INDEX adjustment_by_time ON metering_adjustment (created_at);
 """
 
-# Exceptions to append-only, each said for one transaction: moving rows between partitions, and moving them between periods.
+# Moving between periods is the only exception, and is said for one transaction.
 APPEND_ONLY = """
-CREATE OR REPLACE FUNCTION metering_refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION metering_refuse_adjustment_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF TG_OP = 'DELETE' AND current_setting('meterhouse.moving_rows', true) = 'on' THEN
-        RETURN OLD;
-    END IF;
     IF TG_OP = 'UPDATE' AND current_setting('meterhouse.moving_boundary', true) = 'on'
        AND to_jsonb(OLD) - 'period_start' = to_jsonb(NEW) - 'period_start' THEN
         RETURN NEW;
@@ -48,16 +45,11 @@ BEGIN
         USING ERRCODE = 'integrity_constraint_violation';
 END $$;
 CREATE TRIGGER adjustment_is_append_only BEFORE UPDATE OR DELETE ON metering_adjustment
-    FOR EACH ROW EXECUTE FUNCTION metering_refuse_change();
+    FOR EACH ROW EXECUTE FUNCTION metering_refuse_adjustment_change();
 """
 APPEND_ONLY_UNDONE = """
-DROP TABLE metering_adjustment;
-CREATE OR REPLACE FUNCTION metering_refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF current_setting('meterhouse.moving_rows', true) = 'on' THEN RETURN OLD; END IF;
-    RAISE EXCEPTION '% is append-only: % refused. Correct it with an adjustment.', TG_TABLE_NAME, TG_OP
-        USING ERRCODE = 'integrity_constraint_violation';
-END $$;
+DROP TRIGGER adjustment_is_append_only ON metering_adjustment;
+DROP FUNCTION metering_refuse_adjustment_change();
 """
 VIEW = """
 CREATE VIEW metering_usage_month_row AS
@@ -70,7 +62,7 @@ class Migration(migrations.Migration):
     dependencies = [("metering", "0003_limits")]
 
     operations = [
-        migrations.RunSQL(TABLE, migrations.RunSQL.noop),
+        migrations.RunSQL(TABLE, "DROP TABLE metering_adjustment;"),
         migrations.RunSQL(APPEND_ONLY, APPEND_ONLY_UNDONE),
         migrations.RunSQL(VIEW, "DROP VIEW metering_usage_month_row;"),
         migrations.CreateModel(

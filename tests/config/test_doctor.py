@@ -258,7 +258,7 @@ def test_an_honest_ledger_has_no_violations(committed: None, make_tenant: MakeTe
     [
         ("UPDATE metering_quota SET used = used + 1 WHERE tenant_id = %s", {"quotas"}),
         ("UPDATE metering_quota SET failed = failed + 1 WHERE tenant_id = %s", {"quotas"}),
-        ("DELETE FROM metering_quota WHERE tenant_id = %s", {"quotas"}),
+        ("DELETE FROM metering_quota WHERE tenant_id = %s", {"quotas", "log"}),
         ("UPDATE metering_quota SET reserved = 7 WHERE tenant_id = %s", {"reserved"}),
         ("UPDATE metering_usage_hour SET units = units + 1 WHERE tenant_id = %s", {"quotas", "log"}),
         ("UPDATE metering_usage_hour SET billable = billable + 1 WHERE tenant_id = %s", {"log"}),

@@ -205,7 +205,7 @@ def insert(call: Call, kind: str, calls: int, units: int) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO metering_adjustment (tenant_id, id, kind, call_id, occurred_at, period_start, project_id, api_key_id, "
-            "capability, calls, units, actor, reason) SELECT tenant_id, gen_random_uuid(), %s, id, occurred_at, period_start, "
+            "capability, calls, units, actor, reason) SELECT tenant_id, gen_random_uuid(), %s, id, occurred_at, now(), "
             "project_id, api_key_id, capability, %s, %s, 'x', 'x' FROM metering_call WHERE tenant_id = %s AND id = %s",
             [kind, calls, units, call.tenant_id, call.id],
         )

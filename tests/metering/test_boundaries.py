@@ -1,5 +1,6 @@
 """A boundary that is learned late moves what was recorded on its wrong side, and nothing is counted twice or lost."""
 
+import io
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,8 @@ from typing import Any
 
 import psycopg
 import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
 from django.db import connection, connections, transaction
 from django.utils import timezone
 from hypothesis import HealthCheck, given
@@ -18,7 +21,7 @@ from hypothesis import strategies as st
 from pytest_django import Settings
 
 from billing.onboarding import Onboarded
-from metering import adjustments, boundaries, engine, invariants, ledger, limits, partitions, rebuild
+from metering import adjustments, allowances, boundaries, engine, invariants, ledger, limits, partitions, rebuild
 from metering.clock import DatabaseClock
 from metering.database import conninfo
 from metering.ledger import commit
@@ -112,14 +115,11 @@ def test_calls_after_the_boundary_move_with_their_hour(
     boundary = NOW.replace(minute=10)
     record(database, acme, *(boundary + timedelta(minutes=m) for m in (-90, -9, -1, 0, 1, 5)))
     period = Period(boundary, boundary + timedelta(days=30))
-    moved = boundaries.learn(tenant_id=acme.tenant.id, period=period, now=NOW)
-    assert moved == boundaries.Moved(3, periods_changed=True)
+    assert boundaries.learn(tenant_id=acme.tenant.id, period=period, now=NOW)
     assert [used for _, _, used in rows(acme)][:2] == [3, 3]
     assert rows(acme)[1][:2] == (period.start, period.end)
     assert_right(acme)
-    assert boundaries.learn(tenant_id=acme.tenant.id, period=period, now=NOW) == boundaries.Moved(
-        0, periods_changed=False
-    )
+    assert not boundaries.learn(tenant_id=acme.tenant.id, period=period, now=NOW)
 
 
 def test_a_call_that_is_flushed_late_lands_in_the_period_that_holds_it(
@@ -337,6 +337,85 @@ def test_corrections_move_with_their_calls(
     assert invariants.broken(tenant_id=acme.tenant.id) == {}
     books_end = hour_of(NOW) + timedelta(hours=1)
     assert not rebuild.rebuild(tenant_id=acme.tenant.id, start=hour_of(boundary), end=books_end, apply=False)
+
+
+def test_a_cut_hour_that_counts_in_the_wrong_period_is_found_out(
+    make_tenant: MakeTenant, database: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    acme = make_tenant(now=NOW, anchor=NOW - timedelta(days=5))
+    boundary = NOW.replace(minute=10)
+    record(database, acme, *(boundary + timedelta(minutes=m) for m in (-9, -1, 0, 1, 5)))
+    boundaries.learn(tenant_id=acme.tenant.id, period=Period(boundary, boundary + timedelta(days=30)), now=NOW)
+    assert invariants.broken(tenant_id=acme.tenant.id) == {}
+    with connection.cursor() as cursor:  # one call counts before the boundary that was made after it: all sums stay
+        for units, which in ((1, "min"), (-1, "max")):
+            for table, columns in (("metering_usage_hour", ("units", "billable")), ("metering_quota", ("used",))):
+                changes = ", ".join(f"{column} = {column} + {units}" for column in columns)
+                cursor.execute(
+                    f"UPDATE {table} SET {changes} WHERE tenant_id = %(t)s AND period_start = "
+                    f"(SELECT {which}(period_start) FROM metering_usage_hour WHERE tenant_id = %(t)s)",
+                    {"t": acme.tenant.id},
+                )
+    (violation,) = invariants.broken(tenant_id=acme.tenant.id)["call log"]
+    assert violation.detail.startswith("1 hour(s) from")
+    end = hour_of(NOW) + timedelta(hours=1)
+    assert len(rebuild.rebuild(tenant_id=acme.tenant.id, start=hour_of(NOW), end=end, apply=True).hours) == 2
+    assert_right(acme)
+
+
+@pytest.mark.parametrize("minute", [2, 14], ids=("early in its hour", "a moment ago"))
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM metering_usage_hour",
+        "UPDATE metering_usage_hour SET units = 0",
+        "UPDATE metering_usage_hour SET capability = 'auth'",
+    ],
+)
+def test_a_cut_hour_that_was_summed_up_wrongly_is_made_anew(
+    make_tenant: MakeTenant, database: psycopg.Connection[tuple[object, ...]], minute: int, damage: str
+) -> None:
+    acme = make_tenant(now=NOW, anchor=NOW - timedelta(days=5))
+    boundary = NOW.replace(minute=minute)
+    record(database, acme, *(boundary + timedelta(minutes=m) for m in (-1, 0, 1)))
+    with connection.cursor() as cursor:
+        cursor.execute(f"{damage} WHERE tenant_id = %s", [acme.tenant.id])
+    boundaries.learn(tenant_id=acme.tenant.id, period=Period(boundary, boundary + timedelta(days=30)), now=NOW)
+    assert [used for _, _, used in rows(acme)][:2] == [1, 2]
+    assert_right(acme)
+
+
+def test_a_correction_in_the_wrong_period_is_found_out(
+    make_tenant: MakeTenant, database: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    acme = make_tenant(now=NOW, anchor=NOW - timedelta(days=5))
+    record(database, acme, NOW)
+    change = adjustments.planned_backfill(
+        tenant=acme.tenant, key=acme.key, capability="storage", occurred_at=NOW, calls=1, now=NOW
+    )
+    adjustments.apply(change, actor="test", reason="lost")
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL meterhouse.moving_boundary = 'on'")
+        cursor.execute(
+            "UPDATE metering_adjustment SET period_start = period_start - interval '1 day' WHERE tenant_id = %s",
+            [acme.tenant.id],
+        )
+    assert set(invariants.broken(tenant_id=acme.tenant.id)) == {"call log"}
+
+
+def test_calls_of_no_period_are_named_and_left_alone(
+    make_tenant: MakeTenant, database: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    acme = make_tenant(now=NOW, anchor=NOW - timedelta(days=5))
+    record(database, acme, NOW)
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM metering_quota WHERE tenant_id = %s", [acme.tenant.id])
+    assert set(invariants.broken(tenant_id=acme.tenant.id)) == {"quotas", "call log"}
+    with pytest.raises(CommandError, match="lie in no period"):
+        call_command("rebuild_usage", "--tenant", acme.tenant.slug, "--apply")
+    allowances.open_period(allowance=Allowance.objects.get(pk=acme.tenant.id), instant=NOW)
+    call_command("rebuild_usage", "--tenant", acme.tenant.slug, "--apply", stdout=io.StringIO())
+    assert_right(acme)
 
 
 def test_what_a_learned_period_leaves_of_a_predicted_one_is_predicted_anew(make_tenant: MakeTenant) -> None:

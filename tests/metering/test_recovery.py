@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 from pytest_django import Settings
 
@@ -269,6 +269,18 @@ def test_the_call_log_refuses_changes(committed: None, make_tenant: MakeTenant) 
     for statement in ("UPDATE metering_call SET units = 0", "DELETE FROM metering_call"):
         with pytest.raises(Exception, match="append-only"), connection.cursor() as cursor:
             cursor.execute(f"{statement} WHERE tenant_id = %s", [acme.tenant.id])
+
+
+@pytest.mark.parametrize("exception", ["moving_boundary", "moving_rows"])
+def test_no_exception_lets_a_call_be_changed(committed: None, make_tenant: MakeTenant, exception: str) -> None:
+    acme = make_tenant()
+    attempt(caller_of(acme.api_key), 1)
+    engine.stop()
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"SET LOCAL meterhouse.{exception} = 'on'")
+        with pytest.raises(Exception, match="append-only"):
+            cursor.execute("UPDATE metering_call SET units = 0 WHERE tenant_id = %s", [acme.tenant.id])
+        transaction.set_rollback(True)
 
 
 def test_a_fork_starts_with_an_engine_of_its_own(committed: None, make_tenant: MakeTenant) -> None:

@@ -165,8 +165,7 @@ def test_calls_that_wait_on_disk_for_the_real_ledger_stay_there(
     spool = Spool(backlog.folder(), max_bytes=10**6)
     with inline_metering():
         get(acme.api_key, "/plain")
-        call = Call.objects.get(tenant=acme.tenant)
-    start = call.period_start.timestamp()
+    start = Quota.objects.get(tenant=acme.tenant).period_start.timestamp()
     entry = Entry(
         "01a0", caller.tenant_id, caller.project_id, caller.key_id, "plain", "billable", "", 200, 1, 1, start, start,
         start + 1e6, None,

@@ -23,7 +23,8 @@ WITH ledger AS (
            sum(CASE WHEN outcome = 'failed' THEN calls ELSE 0 END) AS failed,
            sum(CASE WHEN outcome = 'refused' THEN calls ELSE 0 END) AS refused,
            sum(CASE WHEN outcome = 'refused' THEN 0 ELSE calls END) AS measured
-    FROM metering_call WHERE tenant_id = ANY(%(tenants)s) GROUP BY 1, 2, 3, 4, 5, 6
+    FROM metering_call JOIN metering_quota USING (tenant_id)
+    WHERE tenant_id = ANY(%(tenants)s) AND occurred_at >= period_start AND occurred_at < period_end GROUP BY 1, 2, 3, 4, 5, 6
 ), rollup AS (
     SELECT tenant_id, hour, period_start, project_id, api_key_id, capability, billable, units, failed, refused,
            (SELECT coalesce(sum(bucket), 0) FROM unnest(latency_counts) AS bucket) AS measured

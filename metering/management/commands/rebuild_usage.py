@@ -43,8 +43,8 @@ class Command(BaseCommand):
         for tenant in tenants:
             try:
                 found = rebuild.rebuild(tenant_id=tenant.id, start=start, end=end, apply=options["apply"])
-            except rebuild.LogTooShort as error:  # its oldest day was dropped meanwhile
-                raise CommandError(f"{tenant.slug} is left as it is: {error} Run it again.") from error
+            except (rebuild.LogTooShort, rebuild.InNoPeriod) as error:
+                raise CommandError(f"{tenant.slug} is left as it is: {error}") from error
             rows += [_row(tenant.slug, difference) for difference in found.hours]
             totals += [f"{tenant.slug} {total}" for total in found.totals]
         if options["json"]:
