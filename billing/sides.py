@@ -240,7 +240,9 @@ def _held_from(account: Account, now: datetime, settling: timedelta) -> datetime
 UNLOGGED = """
 WITH log AS (
     SELECT period_start, date_trunc('hour', occurred_at, 'UTC') AS hour, sum(units) AS units FROM (
-        SELECT period_start, occurred_at, units FROM metering_call WHERE tenant_id = %(tenant)s AND occurred_at >= %(since)s
+        SELECT q.period_start, c.occurred_at, c.units FROM metering_call c
+        LEFT JOIN metering_quota q ON q.tenant_id = c.tenant_id AND c.occurred_at >= q.period_start AND c.occurred_at < q.period_end
+        WHERE c.tenant_id = %(tenant)s AND c.occurred_at >= %(since)s
         UNION ALL
         SELECT period_start, occurred_at, units FROM metering_adjustment WHERE tenant_id = %(tenant)s AND occurred_at >= %(since)s
     ) AS ledger GROUP BY 1, 2
@@ -262,7 +264,7 @@ FROM (
            AND (occurred_at >= %(due)s OR (recorded_at > %(settled)s AND recorded_at <= %(until)s)) AS is_young,
            coalesce(recorded_at > %(final_at)s AND recorded_at <= %(until)s, false) AS is_late
     FROM (
-        SELECT occurred_at, recorded_at, units FROM metering_call WHERE tenant_id = %(tenant)s AND period_start = %(period)s
+        SELECT occurred_at, recorded_at, units FROM metering_call WHERE tenant_id = %(tenant)s
             AND occurred_at >= %(period)s AND occurred_at < %(end)s AND units <> 0
         UNION ALL
         SELECT occurred_at, created_at, units FROM metering_adjustment

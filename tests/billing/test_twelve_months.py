@@ -77,7 +77,9 @@ class Year:
         done = [
             one.call_id for one in adjustments.of_period(tenant_id=tenant.id, period_start=period_start) if one.call_id
         ]
-        call = Call.objects.filter(tenant=tenant, period_start=period_start).exclude(id__in=done).order_by("id").first()
+        period = usage.current_period(allowance=tenant.allowance, now=period_start)
+        found = Call.objects.filter(tenant=tenant, occurred_at__gte=period.start, occurred_at__lt=period.end)
+        call = found.exclude(id__in=done).order_by("id").first()
         if call is not None:
             change = adjustments.planned_void(tenant=tenant, call_id=call.id)
             adjustments.apply(change, actor="test", reason="served wrongly")

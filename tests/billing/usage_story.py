@@ -82,7 +82,8 @@ def use(story: Story, units: int, *, at: datetime | None = None) -> None:
 def correct(story: Story, units: int, *, at: datetime) -> None:
     """The first call of the period that holds `at` costs so many units after all."""
     period = usage.current_period(allowance=story.account.tenant.allowance, now=at)
-    call = Call.objects.filter(tenant=story.acme.tenant, period_start=period.start).order_by("occurred_at")[0]
+    found = Call.objects.filter(tenant=story.acme.tenant, occurred_at__gte=period.start, occurred_at__lt=period.end)
+    call = found.order_by("occurred_at")[0]
     planned = adjustments.planned_amend(tenant=story.acme.tenant, call_id=call.id, units=units)
     adjustments.apply(planned, actor="test", reason="counted wrongly")
 
