@@ -37,6 +37,8 @@ def settle(*, account: Account, until: datetime, now: datetime) -> bool:
     as_of = usage.as_of()
     if as_of < until:
         return False
+    if account.period_start is not None and until <= account.period_start:
+        return True  # a change in the second in which the period began: no call of it was made before
     try:
         period = billed_periods.of(account=account, instant=until - MICROSECOND)
         if period is None or not period.meter_id or period.state != BilledPeriod.State.OPEN:

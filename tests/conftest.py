@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,13 +63,18 @@ def pytest_xdist_setupnodes() -> None:
     os.environ.pop("DJANGO_SETTINGS_MODULE", None)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Servers that are dear are started once, and faults are made in one test at a time."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
+    """Servers that are dear are started once, and faults are made in one test at a time.
+
+    First come the tests that share one transaction: nothing that others have committed or still do meets it.
+    """
     for item in items:
         name = "faults" if item.path.parent.name == "faults" else item.path.stem
         if name == "faults" or name in TOGETHER:
             item.add_marker(pytest.mark.xdist_group(name))
+    yield
+    items.sort(key=lambda item: item.path.stem != "test_demo_data")
 
 
 @pytest.fixture(scope="session", autouse=True)

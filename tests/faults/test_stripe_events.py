@@ -126,7 +126,11 @@ def test_a_worker_killed_at_any_step_leaves_nothing_undone_and_nothing_twice(
     for step in range(1, steps + 1, 1 if is_long else 3):
         account = make_payer()
         event_id = put_event(account, now)
-        assert in_child(lambda: inbox.handle(event_id=event_id, now=now), kill_before=step) == KILLED, step  # noqa: B023
+        if in_child(lambda: inbox.handle(event_id=event_id, now=now), kill_before=step) != KILLED:  # noqa: B023
+            assert step > steps // 2, (
+                "the first account took more statements, to know what the others share; not so many"
+            )
+            break
         assert inbox.handle_due(now=now + timedelta(seconds=59)) == (step == 1)  # it is claimed by then
         inbox.handle_due(now=now + MINUTE)
         assert_followed(account, event_id)
