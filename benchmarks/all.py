@@ -21,6 +21,8 @@ BENCHMARKS = {
     "flood": "A refused flood",
     "durable": "Durable calls",
     "memory": "Memory",
+    "reporting": "Usage reports",
+    "price_lab": "The price lab",
 }
 
 
