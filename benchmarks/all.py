@@ -22,6 +22,8 @@ BENCHMARKS = {
     "durable": "Durable calls",
     "boundaries": "Boundaries that are learned late",
     "memory": "Memory",
+    "reporting": "Usage reports",
+    "price_lab": "The price lab",
 }
 
 

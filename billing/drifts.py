@@ -144,7 +144,7 @@ def _compared(sides: Sides, now: datetime, settling: timedelta) -> Iterator[Diff
         yield from _missing(sides, missing)
     on_the_way = sides.carried - sides.at_stripe + error
     if on_the_way:
-        said = f"{_units(on_the_way)} in reports are on their way: Stripe's summaries do not show them yet."
+        said = f"On the way to Stripe: {_units(on_the_way)} in reports that its summaries do not show yet."
         mend = "Wait. If it lasts, see that a Celery worker and beat run and that Stripe can be reached."
         yield Difference(Kind.IN_FLIGHT, on_the_way, "", said, mend)
     if sides.written_off:
@@ -192,7 +192,7 @@ def _missing(sides: Sides, missing: int) -> Iterator[Difference]:
     for kind, pool, why, mend in _reasons(sides):
         part = pool.part(missing)
         if part:
-            yield Difference(kind, part, "", f"{_units(part)} {why}", mend)
+            yield Difference(kind, part, "", f"{_units(part)} {_agreeing(why, part)}", mend)
             missing -= part
     if missing > 0 or 0 < -missing <= sides.ledger.corrected:
         what = f"{_units(missing)} of the ledger" if missing > 0 else f"Corrections by {_units(-missing)}"
@@ -280,5 +280,14 @@ def _by(units: int) -> str:
     return f"{units:,} more" if units > 0 else f"{-units:,} less"
 
 
+SINGULAR = {"are": "is", "were": "was"}
+
+
 def _units(units: int) -> str:
     return f"{units:,} {'unit' if abs(units) == 1 else 'units'}"
+
+
+def _agreeing(why: str, units: int) -> str:
+    """The clause, whose verb is written for several units, for so many."""
+    verb, rest = why.split(" ", 1)
+    return why if abs(units) != 1 else f"{SINGULAR[verb]} {rest}"

@@ -22,7 +22,7 @@ from tests.conftest import MakeTenant
 __all__ = ["kept"]
 State = UsageReport.State
 KINDS = (*FAULTS, "timeout")
-WINDOWS, LONG_WINDOWS = 150, 2_000
+WINDOWS, LONG_WINDOWS = 80, 2_000
 PROBABILITY = 0.3
 SETTLED = {State.CONFIRMED, State.REJECTED}
 
@@ -135,7 +135,7 @@ def test_a_sender_killed_at_any_step_doubles_and_loses_nothing(
         first = subscribed(simulator, make_tenant)
         passed = survive(first, Points())
         assert passed > 15
-        for number in range(1, passed + 1, 1 if is_long else 4):
+        for number in range(1, passed + 1, 1 if is_long else 7):
             story = subscribed(simulator, make_tenant, since=timedelta(0))
             survive(story, Points(number))
             assert_exact(story)

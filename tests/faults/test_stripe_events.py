@@ -123,7 +123,7 @@ def test_a_worker_killed_at_any_step_leaves_nothing_undone_and_nothing_twice(
     steps = in_child(lambda: inbox.handle(event_id=event_id, now=now))
     assert 10 < steps < 200
     assert_followed(account, event_id)
-    for step in range(1, steps + 1, 1 if is_long else 3):
+    for step in range(1, steps + 1, 1 if is_long else 7):
         account = make_payer()
         event_id = put_event(account, now)
         if in_child(lambda: inbox.handle(event_id=event_id, now=now), kill_before=step) != KILLED:  # noqa: B023

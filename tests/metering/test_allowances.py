@@ -162,7 +162,7 @@ def test_two_anchors_pushed_at_once_leave_periods_of_one_of_them(make_tenant: Ma
     assert_right(acme)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     changes=st.lists(
         st.tuples(st.integers(0, 40), st.none() | st.tuples(st.integers(1, 31), st.integers(0, 23))),

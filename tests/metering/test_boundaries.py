@@ -262,7 +262,7 @@ def test_an_hour_that_the_call_log_no_longer_keeps_is_not_cut(make_tenant: MakeT
     assert rows(acme) == before
 
 
-MANY = hypothesis_settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = hypothesis_settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 MINUTES, HOURS = 7 * 24 * 60, 90 * 24
 
 
