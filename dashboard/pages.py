@@ -16,13 +16,12 @@ from django.utils.translation import gettext_lazy as _
 
 from billing.errors import BillingError
 from billing.models import Account
-from tenants.access import TenantRequest, tenants_of
-from tenants.models import Role, Tenant
+from tenants.access import Right, TenantRequest, tenants_of
+from tenants.models import Tenant
 
 from . import refusals
 from .strips import Strip, kinds, strips
 
-MONEY_ROLES = frozenset({Role.OWNER, Role.BILLING})
 LAST_TENANT = "last_tenant"
 PAGES = (
     ("overview", _("Overview")),
@@ -56,12 +55,32 @@ class Frame:
     admin_address: str
     is_demo: bool
     strips: tuple[Strip, ...]
-    may_change_money: bool
+    rights: frozenset[Right]
 
     @property
     def last(self) -> str:
         """What the strips tell of; a poll that finds something else asks for the page again."""
         return kinds(self.strips)
+
+    @property
+    def may_see_money(self) -> bool:
+        return Right.SEE_MONEY in self.rights
+
+    @property
+    def may_change_money(self) -> bool:
+        return Right.CHANGE_MONEY in self.rights
+
+    @property
+    def may_change_keys(self) -> bool:
+        return Right.CHANGE_KEYS in self.rights
+
+    @property
+    def may_change_team(self) -> bool:
+        return Right.CHANGE_TEAM in self.rights
+
+    @property
+    def may_see_audit(self) -> bool:
+        return Right.SEE_AUDIT in self.rights
 
 
 def with_account(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
@@ -81,9 +100,24 @@ def with_account(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespons
     return for_accounts
 
 
-def may_change_money(request: TenantRequest) -> bool:
-    """Whether this person may change what the tenant pays: owners and billing members."""
-    return request.role in MONEY_ROLES
+def needs(right: Right) -> Callable[[Callable[..., HttpResponse]], Callable[..., HttpResponse]]:
+    """The view runs for members who have this right; others get a page (403) that says who has it. Below `tenant_page`."""
+
+    def decorate(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+        @wraps(view)
+        def for_some(request: TenantRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+            return view(request, *args, **kwargs) if right in request.rights else not_yours(request, right)
+
+        return for_some
+
+    return decorate
+
+
+def not_yours(request: TenantRequest, right: Right) -> HttpResponse:
+    """The page that says who may do this; nothing has changed."""
+    response = render_page(request, "dashboard/not_yours.html", "content", {"right": right.value})
+    response.status_code = 403
+    return response
 
 
 def money_form(page: str) -> Callable[[Callable[..., HttpResponse]], Callable[..., HttpResponse]]:
@@ -97,10 +131,8 @@ def money_form(page: str) -> Callable[[Callable[..., HttpResponse]], Callable[..
         def for_posts(request: TenantRequest) -> HttpResponse:
             if request.method != "POST":
                 return redirect(page, tenant_slug=request.tenant.slug)
-            if not may_change_money(request):
-                response = render_page(request, "dashboard/not_yours.html", "content", {})
-                response.status_code = 403
-                return response
+            if Right.CHANGE_MONEY not in request.rights:
+                return not_yours(request, Right.CHANGE_MONEY)
             try:
                 return view(request)
             except BillingError as error:
@@ -148,5 +180,5 @@ def frame(request: TenantRequest, account: Account | None) -> Frame:
         admin_address=reverse("admin:index") if request.user.is_staff else "",
         is_demo=settings.SANDBOX,
         strips=strips(account=account, now=timezone.now()) if account else (),
-        may_change_money=may_change_money(request),
+        rights=request.rights,
     )

@@ -1,6 +1,7 @@
 """Which tenant a page request is for, and whether this person may see it."""
 
 from collections.abc import Callable
+from enum import StrEnum
 from functools import wraps
 from typing import Any
 
@@ -11,12 +12,31 @@ from django_htmx.middleware import HtmxDetails
 from .models import Membership, Role, Tenant, User
 
 
+class Right(StrEnum):
+    """What a role may be allowed beyond looking at usage, which every member may."""
+
+    SEE_MONEY = "see-money"  # amounts, the plan, invoices
+    CHANGE_MONEY = "change-money"  # the plan, payment, limits, alerts
+    CHANGE_KEYS = "change-keys"  # projects and API keys
+    CHANGE_TEAM = "change-team"  # members, invitations, the tenant's own settings
+    SEE_AUDIT = "see-audit"
+
+
+RIGHTS = {
+    Role.OWNER: frozenset(Right),
+    Role.BILLING: frozenset({Right.SEE_MONEY, Right.CHANGE_MONEY, Right.SEE_AUDIT}),
+    Role.DEVELOPER: frozenset({Right.CHANGE_KEYS}),
+    Role.VIEWER: frozenset({Right.SEE_MONEY, Right.SEE_AUDIT}),  # sees everything, changes nothing
+}
+
+
 class TenantRequest(HttpRequest):
-    """A page request after `tenant_page`: who asks, for which tenant, in which role."""
+    """A page request after `tenant_page`: who asks, for which tenant, in which role, with which rights."""
 
     user: User
     tenant: Tenant
     role: Role
+    rights: frozenset[Right]
     htmx: HtmxDetails
 
 
@@ -32,6 +52,7 @@ def tenant_page(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse
             raise Http404 from None
         request.tenant = membership.tenant
         request.role = Role(membership.role)
+        request.rights = RIGHTS[request.role]
         return view(request, *args, **kwargs)
 
     return for_members
