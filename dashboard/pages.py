@@ -12,6 +12,7 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.cache import add_never_cache_headers, patch_vary_headers
+from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from billing.errors import BillingError
@@ -22,14 +23,38 @@ from tenants.models import Tenant
 from . import refusals
 from .strips import Strip, kinds, strips
 
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the menu: the name of the page's address, what it is called, and the right to see it, if it needs one."""
+
+    name: str
+    label: Promise
+    right: Right | None = None
+
+
 LAST_TENANT = "last_tenant"
-PAGES = (
-    ("overview", _("Overview")),
-    ("usage", _("Usage")),
-    ("trends", _("Trends")),
-    ("invoice", _("Projected invoice")),
-    ("plan", _("Plan")),
-    ("limits", _("Limits")),
+PAGES: tuple[tuple[Promise, tuple[Entry, ...]], ...] = (
+    (
+        _("Usage"),
+        (
+            Entry("overview", _("Overview")),
+            Entry("usage", _("Usage")),
+            Entry("trends", _("Trends")),
+        ),
+    ),
+    (
+        _("Money"),
+        (
+            Entry("invoice", _("Projected invoice"), Right.SEE_MONEY),
+            Entry("plan", _("Plan"), Right.SEE_MONEY),
+            Entry("limits", _("Limits")),
+        ),
+    ),
+    (
+        _("Manage"),
+        (),
+    ),
 )
 BELOW = {"change": "plan", "returned": "plan", "pay": "plan"}  # pages that the menu does not list
 
@@ -45,13 +70,21 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """Links of the menu that belong together, below their heading."""
+
+    label: str
+    links: tuple[Link, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
     """What surrounds every page of a tenant."""
 
     tenant: Tenant
     plan: str
     tenants: tuple[Link, ...]
-    pages: tuple[Link, ...]
+    menu: tuple[Group, ...]
     admin_address: str
     is_demo: bool
     strips: tuple[Strip, ...]
@@ -61,6 +94,11 @@ class Frame:
     def last(self) -> str:
         """What the strips tell of; a poll that finds something else asks for the page again."""
         return kinds(self.strips)
+
+    @property
+    def here(self) -> str:
+        """The page of the menu that this is, or belongs to."""
+        return next((link.label for group in self.menu for link in group.links if link.is_current), "")
 
     @property
     def may_see_money(self) -> bool:
@@ -176,9 +214,25 @@ def frame(request: TenantRequest, account: Account | None) -> Frame:
             Link(tenant.name, tenant.slug, reverse("overview", args=[tenant.slug]), tenant.slug == slug)
             for tenant in tenants_of(request.user)
         ),
-        pages=tuple(Link(str(label), "", reverse(name, args=[slug]), name == here) for name, label in PAGES),
+        menu=menu(slug=slug, here=here, rights=request.rights),
         admin_address=reverse("admin:index") if request.user.is_staff else "",
         is_demo=settings.SANDBOX,
         strips=strips(account=account, now=timezone.now()) if account else (),
         rights=request.rights,
     )
+
+
+def menu(*, slug: str, here: str, rights: frozenset[Right]) -> tuple[Group, ...]:
+    """The tenant's pages that these rights may see, in groups; a group without any is left out."""
+    groups = (
+        Group(
+            str(label),
+            tuple(
+                Link(str(entry.label), "", reverse(entry.name, args=[slug]), entry.name == here)
+                for entry in entries
+                if entry.right is None or entry.right in rights
+            ),
+        )
+        for label, entries in PAGES
+    )
+    return tuple(group for group in groups if group.links)

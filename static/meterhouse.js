@@ -34,7 +34,7 @@
   }
 
   // Menus close on Escape and on a click elsewhere.
-  const openMenus = () => document.querySelectorAll("details.menu[open]");
+  const openMenus = () => document.querySelectorAll("details:is(.menu, .pages)[open]");
   document.addEventListener("click", (event) => {
     for (const menu of openMenus()) if (!menu.contains(event.target)) menu.open = false;
   });
@@ -45,4 +45,27 @@
       menu.querySelector("summary").focus();
     }
   });
+
+  // A button that copies what stands beside it shows only where it can work.
+  const offerCopies = (root) => {
+    for (const button of root.querySelectorAll("[data-copy][hidden]")) button.hidden = false;
+  };
+  const selected = (element) => {
+    getSelection().selectAllChildren(element);
+    return document.execCommand("copy"); // the way that also works without HTTPS
+  };
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (!button) return;
+    const source = document.getElementById(button.dataset.copy);
+    const copied = await (navigator.clipboard
+      ? navigator.clipboard.writeText(source.textContent).then(() => true, () => selected(source))
+      : selected(source));
+    if (!copied) return;
+    button.dataset.label ??= button.textContent;
+    button.textContent = button.dataset.copied;
+    setTimeout(() => { button.textContent = button.dataset.label; }, 2000);
+  });
+  document.addEventListener("htmx:load", (event) => offerCopies(event.target));
+  offerCopies(document);
 })();
