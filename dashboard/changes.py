@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from django.utils.translation import gettext as _
 
+from . import formatting
 from .formatting import NOTHING, SPACE
 
 MOST_PERCENT = 999  # beyond, a factor reads better
@@ -23,7 +24,7 @@ def change(*, now: int, before: int) -> Change:
         return Change(_("new"), "up") if now else Change(NOTHING, "same")
     percent = round((now - before) * 100 / before)
     if percent > MOST_PERCENT:
-        return Change(f"{now // before:,}\N{MULTIPLICATION SIGN}", "up")
+        return Change(f"{formatting.number(now // before)}\N{MULTIPLICATION SIGN}", "up")
     if not percent:
         return Change(f"0{SPACE}%", "same")
     return Change(f"{percent:+d}{SPACE}%", "up" if percent > 0 else "down")

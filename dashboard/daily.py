@@ -10,7 +10,7 @@ from django.utils.translation import gettext as _
 from billing.estimates import Statement
 from metering import periods, usage
 
-from . import charts, formatting
+from . import charts, formatting, instants
 from .instants import day as day_element
 
 NARROW_DAYS = 14
@@ -102,7 +102,7 @@ def _stacks(statement: Statement, daily: Daily, series: Sequence[charts.Series])
 
 
 def _column_label(at: datetime, values: Sequence[int], ghost: int) -> str:
-    text = _("%(day)s: %(calls)s") % {"day": dateformat.format(at, "j M"), "calls": formatting.count(sum(values))}
+    text = _("%(day)s: %(calls)s") % {"day": instants.text(at), "calls": formatting.count(sum(values))}
     return text + (_(", %(calls)s projected") % {"calls": formatting.count(ghost)} if ghost else "")
 
 

@@ -1,6 +1,11 @@
-"""How amounts, counts, shares and latencies are written. Pure: values in, text out; no float near money."""
+"""How amounts, counts, shares and latencies are written in the language of the page: $1,234.56 and 1.234,56 $.
+
+Values in, text out; no float near money. What programs read (CSV, the API, form fields) is never written here but by `major`.
+"""
 
 from decimal import Decimal
+
+from django.utils.translation import get_language
 
 # Currencies without minor units, and with thousandths (Stripe's lists: docs.stripe.com/currencies).
 WHOLE = frozenset("bif clp djf gnf jpy kmf krw mga pyg rwf ugx vnd vuv xaf xof xpf".split())  # noqa: SIM905
@@ -18,6 +23,18 @@ SYMBOLS = {
 }
 NOTHING = "\N{EN DASH}"
 SPACE = "\N{NO-BREAK SPACE}"
+COMMA_FOR_DECIMALS = frozenset({"de"})
+SWAPPED = str.maketrans(",.", ".,")
+
+
+def number(value: Decimal | int, places: int = 0) -> str:
+    """A number with separators: 1,234.5 in English, 1.234,5 in German."""
+    text = f"{value:,.{places}f}"
+    return text.translate(SWAPPED) if _has_decimal_comma() else text
+
+
+def _has_decimal_comma() -> bool:
+    return (get_language() or "").split("-")[0] in COMMA_FOR_DECIMALS
 
 
 def decimals(currency: str) -> int:
@@ -56,21 +73,24 @@ def thousand_price(unit_price_minor: Decimal, currency: str) -> str:
 
 def _priced(value: Decimal, currency: str, places: int) -> str:
     sign = "-" if value < 0 else ""
-    return f"{sign}{symbol(currency)}{abs(value):,.{places}f}"
+    written = number(abs(value), places)
+    if _has_decimal_comma():
+        return f"{sign}{written}{SPACE}{symbol(currency).strip()}"
+    return f"{sign}{symbol(currency)}{written}"
 
 
-def count(number: int | None) -> str:
+def count(value: int | None) -> str:
     """A whole number with thousands separators."""
-    return NOTHING if number is None else f"{number:,}"
+    return NOTHING if value is None else number(value)
 
 
-def compact(number: int) -> str:
+def compact(value: int) -> str:
     """A number short enough for an axis: 900, 2k, 1.5M."""
     for size, letter in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if number >= size:
-            whole, tenth = divmod(number * 10 // size, 10)
-            return f"{whole:,}.{tenth}{letter}" if tenth else f"{whole:,}{letter}"
-    return str(number)
+        if value >= size:
+            tenths = value * 10 // size
+            return f"{number(Decimal(tenths) / 10, 1 if tenths % 10 else 0)}{letter}"
+    return str(value)
 
 
 def share(part: int, whole: int) -> str:
@@ -78,7 +98,7 @@ def share(part: int, whole: int) -> str:
     if not whole:
         return NOTHING
     percent = (part * 200 + whole) // (whole * 2)
-    return f"<1{SPACE}%" if part and not percent else f"{percent:,}{SPACE}%"
+    return f"<1{SPACE}%" if part and not percent else f"{number(percent)}{SPACE}%"
 
 
 def rate(part: int, whole: int) -> str:
@@ -87,8 +107,8 @@ def rate(part: int, whole: int) -> str:
         return NOTHING
     hundredths = (part * 20_000 + whole) // (whole * 2)
     if part and not hundredths:
-        return f"<0.01{SPACE}%"
-    return f"{hundredths // 100}.{hundredths % 100:02d}{SPACE}%"
+        return f"<{number(Decimal(1) / 100, 2)}{SPACE}%"
+    return f"{number(Decimal(hundredths) / 100, 2)}{SPACE}%"
 
 
 def latency(microseconds: int | None) -> str:
@@ -96,7 +116,7 @@ def latency(microseconds: int | None) -> str:
     if microseconds is None:
         return NOTHING
     if microseconds < 10_000:  # noqa: PLR2004
-        return f"{microseconds / 1000:.1f}{SPACE}ms"
+        return f"{number(Decimal(microseconds) / 1000, 1)}{SPACE}ms"
     if microseconds < 1_000_000:  # noqa: PLR2004
-        return f"{microseconds / 1000:.0f}{SPACE}ms"
-    return f"{microseconds / 1_000_000:.2f}{SPACE}s"
+        return f"{number(Decimal(microseconds) / 1000)}{SPACE}ms"
+    return f"{number(Decimal(microseconds) / 1_000_000, 2)}{SPACE}s"

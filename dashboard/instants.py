@@ -6,18 +6,24 @@ from django.utils import dateformat
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
+from django.utils.translation import pgettext
 
 from metering.periods import Period
 
 
+def text(at: datetime, rest: str = "") -> str:
+    """1 Nov, then the rest (a date format), as plain text: for titles and SVG."""
+    return dateformat.format(at.astimezone(UTC), _pattern(rest))
+
+
 def day(at: datetime) -> SafeString:
     """1 Nov"""
-    return _element(at, "j M")
+    return _element(at, _pattern())
 
 
 def dated(at: datetime) -> SafeString:
     """1 Nov 2026"""
-    return _element(at, "j M Y")
+    return _element(at, _pattern(" Y"))
 
 
 def clock(at: datetime) -> SafeString:
@@ -32,7 +38,7 @@ def hour(at: datetime) -> SafeString:
 
 def moment(at: datetime) -> SafeString:
     """1 Dec, 00:00 (UTC)"""
-    return _element(at, "j M, H:i", zone=True)
+    return _element(at, _pattern(", H:i"), zone=True)
 
 
 def span(period: Period) -> SafeString:
@@ -40,15 +46,20 @@ def span(period: Period) -> SafeString:
     start, end = period.start.astimezone(UTC), period.end.astimezone(UTC)
     time_of_day = "" if (start.hour, start.minute) == (0, 0) else ", H:i"
     year = "" if start.year == end.year else " Y"
-    first, last = _element(start, f"j M{year}{time_of_day}"), _element(end, f"j M Y{time_of_day}")
+    first, last = _element(start, _pattern(f"{year}{time_of_day}")), _element(end, _pattern(f" Y{time_of_day}"))
     return format_html(_("{first} \N{EN DASH} {last} (UTC)"), first=first, last=last)
 
 
 def dates(period: Period) -> SafeString:
     """4 Nov - 4 Dec 2026: for lists, below a heading that says UTC."""
     year = "" if period.start.year == period.end.year else " Y"
-    first, last = _element(period.start, f"j M{year}"), _element(period.end, "j M Y")
+    first, last = _element(period.start, _pattern(year)), _element(period.end, _pattern(" Y"))
     return format_html(_("{first} \N{EN DASH} {last}"), first=first, last=last)
+
+
+def _pattern(rest: str = "") -> str:
+    """The day and the month as the page's language writes them, then the rest."""
+    return pgettext("date", "j M") + rest
 
 
 def _element(at: datetime, pattern: str, *, zone: bool = False) -> SafeString:

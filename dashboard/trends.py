@@ -13,7 +13,7 @@ from billing.estimates import Month, Statement
 from billing.models import Account
 from metering import periods, usage
 
-from . import charts, formatting
+from . import charts, formatting, instants
 from .changes import Change, change
 from .daily import Figure, Key, TableRow, series_label
 from .instants import dates
@@ -178,6 +178,6 @@ def _stack(month: Month, series: Sequence[charts.Series], ghost: int) -> charts.
 
 
 def _column_label(period: periods.Period, calls: int, ghost: int) -> str:
-    start = dateformat.format(period.start, "j M Y")
+    start = instants.text(period.start, " Y")
     text = _("From %(start)s: %(calls)s") % {"start": start, "calls": formatting.count(calls)}
     return text + (_(", %(calls)s projected") % {"calls": formatting.count(ghost)} if ghost else "")

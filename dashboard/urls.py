@@ -2,6 +2,7 @@
 
 from django.contrib.auth.views import LogoutView
 from django.urls import path
+from django.views.i18n import set_language
 
 from .views import buying, entering, limiting, reading
 
@@ -29,5 +30,6 @@ urlpatterns = [
     path("t/<slug:tenant_slug>/limits/upgrade", limiting.consent, name="consent"),
     path("t/<slug:tenant_slug>/limits/upgrade/withdraw", limiting.withdraw, name="withdraw"),
     path("t/<slug:tenant_slug>/limits/upgrade/card", limiting.card, name="card"),
+    path("language", set_language, name="set_language"),
     path("problems/<slug:slug>", reading.problem, name="problem"),
 ]

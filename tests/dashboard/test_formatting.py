@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
+from django.utils import translation
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -92,3 +93,27 @@ def test_instants_say_utc_and_carry_the_instant() -> None:
     text = instants.span(Period(datetime(2026, 11, 1, tzinfo=UTC), at))
     assert "1 Nov</time> \N{EN DASH} " in text
     assert text.endswith("1 Dec 2026</time> (UTC)")
+
+
+def test_german_pages_have_a_comma_for_the_decimals() -> None:
+    with translation.override("de"):
+        written = [
+            formatting.money(-123_456, "usd"),
+            formatting.money(1200, "chf"),
+            formatting.count(1_234_567),
+            formatting.rate(21, 10_000),
+            formatting.latency(1500),
+            formatting.compact(1_500_000),
+            formatting.major(123_450, "usd"),
+        ]
+    space = formatting.SPACE
+    assert written == [
+        f"-1.234,56{space}$",
+        f"12,00{space}CHF",
+        "1.234.567",
+        f"0,21{space}%",
+        f"1,5{space}ms",
+        "1,5M",
+        "1234.50",
+    ]
+    assert formatting.money(-123_456, "usd") == "-$1,234.56", "and English again"
