@@ -25,6 +25,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pytest_django import Settings
 
+from billing import tasks
 from billing.models import StripeEvent
 from metering.models import Call
 
@@ -88,6 +89,13 @@ def refused(answer: Any, status: int = 400) -> str:
     problem = json.loads(answer.content)
     assert problem["status"] == status
     return str(problem["detail"])
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may need longer than Stripe would wait."""
+    monkeypatch.setattr(tasks, "BROKER_PATIENCE_SECONDS", 5.0)
+    tasks._broker.cache_clear()
 
 
 def queued(event_id: str) -> int:

@@ -197,7 +197,7 @@ def test_hours_are_mended_while_calls_are_recorded_into_them(make_tenant: MakeTe
     """Each time exactly the damage is found: whatever a flush added meanwhile is neither a difference nor overwritten."""
     globex = make_tenant("Globex", included=10**6, burst_per_second=10**6)
     with calling(globex) as served:
-        for _ in range(20):
+        for _ in range(8):
             change(globex, "UPDATE metering_usage_hour SET units = units + 100")
             found = compare(globex, apply=True)
             assert {one.stored.units - one.ledger.units for one in found.hours} == {100}
