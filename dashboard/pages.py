@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
-from django.urls import reverse
+from django.urls import resolve, reverse
 from django.utils import timezone
 from django.utils.cache import add_never_cache_headers, patch_vary_headers
 from django.utils.functional import Promise
@@ -101,6 +101,10 @@ class Frame:
         return next((link.label for group in self.menu for link in group.links if link.is_current), "")
 
     @property
+    def may_see_whole(self) -> bool:
+        return Right.SEE_WHOLE in self.rights
+
+    @property
     def may_see_money(self) -> bool:
         return Right.SEE_MONEY in self.rights
 
@@ -139,16 +143,31 @@ def with_account(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespons
 
 
 def needs(right: Right) -> Callable[[Callable[..., HttpResponse]], Callable[..., HttpResponse]]:
-    """The view runs for members who have this right; others get a page (403) that says who has it. Below `tenant_page`."""
+    """The view runs for members who have this right; others get a page (403) that says who has it. Below `tenant_page`.
+
+    The menu lists a page for those who have what it needs, and for no others.
+    """
 
     def decorate(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
         @wraps(view)
         def for_some(request: TenantRequest, *args: Any, **kwargs: Any) -> HttpResponse:
             return view(request, *args, **kwargs) if right in request.rights else not_yours(request, right)
 
+        for_some.needed = needed_by(view) | {right}  # type: ignore[attr-defined]
         return for_some
 
     return decorate
+
+
+def needed_by(view: Callable[..., Any]) -> frozenset[Right]:
+    """The rights without which the view answers `not_yours`."""
+    return getattr(view, "needed", frozenset())
+
+
+@cache
+def needed_for(page: str) -> frozenset[Right]:
+    """The rights that the page of this name needs."""
+    return needed_by(resolve(reverse(page, args=["any"])).func)
 
 
 def not_yours(request: TenantRequest, right: Right) -> HttpResponse:
@@ -230,7 +249,7 @@ def menu(*, slug: str, here: str, rights: frozenset[Right]) -> tuple[Group, ...]
             tuple(
                 Link(str(entry.label), "", reverse(entry.name, args=[slug]), entry.name == here)
                 for entry in entries
-                if entry.right is None or entry.right in rights
+                if (entry.right is None or entry.right in rights) and needed_for(entry.name) <= rights
             ),
         )
         for label, entries in PAGES

@@ -6,14 +6,17 @@ from functools import wraps
 from typing import Any
 
 from django.contrib.auth.decorators import login_required
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django_htmx.middleware import HtmxDetails
 
-from .models import Membership, Role, Tenant, User
+from .models import Membership, Project, Role, Tenant, User
 
 
 class Right(StrEnum):
     """What a role may be allowed beyond looking at usage, which every member may."""
+
+    SEE_WHOLE = "see-whole"  # what adds up all projects: overview, trends, limits, members
 
     SEE_MONEY = "see-money"  # amounts, the plan, invoices
     CHANGE_MONEY = "change-money"  # the plan, payment, limits, alerts
@@ -24,19 +27,26 @@ class Right(StrEnum):
 
 RIGHTS = {
     Role.OWNER: frozenset(Right),
-    Role.BILLING: frozenset({Right.SEE_MONEY, Right.CHANGE_MONEY, Right.SEE_AUDIT}),
-    Role.DEVELOPER: frozenset({Right.CHANGE_KEYS}),
-    Role.VIEWER: frozenset({Right.SEE_MONEY, Right.SEE_AUDIT}),  # sees everything, changes nothing
+    Role.BILLING: frozenset({Right.SEE_WHOLE, Right.SEE_MONEY, Right.CHANGE_MONEY, Right.SEE_AUDIT}),
+    Role.DEVELOPER: frozenset({Right.SEE_WHOLE, Right.CHANGE_KEYS}),
+    Role.VIEWER: frozenset({Right.SEE_WHOLE, Right.SEE_MONEY, Right.SEE_AUDIT}),  # sees everything, changes nothing
 }
+# Of the rights of its role, what stays with a member who is restricted to some projects: the others are about all of them.
+RESTRICTED_RIGHTS = frozenset({Right.CHANGE_KEYS})
 
 
 class TenantRequest(HttpRequest):
-    """A page request after `tenant_page`: who asks, for which tenant, in which role, with which rights."""
+    """A page request after `tenant_page`: who asks, for which tenant, in which role, with which rights.
+
+    `projects` are the ids of the projects that the member is restricted to, None for all of them. Usage, calls, projects and
+    keys show only these, in partials, filters and downloads too; a restricted member adds no project.
+    """
 
     user: User
     tenant: Tenant
     role: Role
     rights: frozenset[Right]
+    projects: frozenset[int] | None
     htmx: HtmxDetails
 
 
@@ -52,10 +62,30 @@ def tenant_page(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse
             raise Http404 from None
         request.tenant = membership.tenant
         request.role = Role(membership.role)
-        request.rights = RIGHTS[request.role]
+        request.rights = rights_of(membership)
+        request.projects = projects_of(membership)
         return view(request, *args, **kwargs)
 
     return for_members
+
+
+def rights_of(membership: Membership) -> frozenset[Right]:
+    """What this member may do."""
+    rights = RIGHTS[Role(membership.role)]
+    return rights & RESTRICTED_RIGHTS if membership.is_restricted else rights
+
+
+def projects_of(membership: Membership) -> frozenset[int] | None:
+    """The ids of the projects that this member sees; None for all, also for those to come."""
+    if not membership.is_restricted:
+        return None
+    return frozenset(membership.seen.values_list("project_id", flat=True))
+
+
+def visible_projects(request: TenantRequest) -> QuerySet[Project]:
+    """The tenant's projects that this member sees, by name."""
+    projects = Project.objects.filter(tenant=request.tenant)
+    return projects if request.projects is None else projects.filter(pk__in=request.projects)
 
 
 def tenants_of(user: User) -> list[Tenant]:

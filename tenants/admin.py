@@ -25,7 +25,7 @@ from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
 from . import audit, directory, keys
-from .models import ApiKey, AuditEntry, Membership, Notice, Project, Tenant, User
+from .models import ApiKey, AuditEntry, MemberProject, Membership, Notice, Project, Tenant, User
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
@@ -280,6 +280,15 @@ class MembershipAdmin(Audited):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Membership | None = None) -> Any:
         return ("tenant", "user", "created_at") if obj else ()
+
+
+@admin.register(MemberProject)
+class MemberProjectAdmin(ReadOnly):
+    """Which projects a restricted member sees; owners choose them on the team page."""
+
+    list_display = ("membership", "project", "tenant")
+    list_select_related = ("membership__user", "membership__tenant", "project", "tenant")
+    search_fields = ("membership__user__email", "tenant__name", "tenant__slug")
 
 
 @admin.register(Project)

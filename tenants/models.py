@@ -82,18 +82,30 @@ class Role(models.TextChoices):
     VIEWER = "viewer", _("Viewer")
 
 
+RESTRICTABLE = (Role.DEVELOPER, Role.VIEWER)  # who may be limited to some projects
+
+
 class Membership(models.Model):
-    """A user's role in a tenant."""
+    """A user's role in a tenant. With `is_restricted` it is limited to `projects`: none left means none seen, never all."""
 
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="memberships")
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships")
     role = models.CharField(max_length=16, choices=Role.choices)
+    is_restricted = models.BooleanField(default=False, help_text=_("Sees only the projects chosen below."))
+    projects: "models.ManyToManyField[Project, MemberProject]" = models.ManyToManyField(
+        "Project", through="MemberProject", related_name="+"
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
         constraints = (
             models.UniqueConstraint(fields=("tenant", "user"), name="membership_once_per_tenant"),
+            models.UniqueConstraint(fields=("tenant", "id"), name="membership_in_tenant"),
             models.CheckConstraint(condition=models.Q(role__in=Role.values), name="membership_role_known"),
+            models.CheckConstraint(
+                condition=models.Q(is_restricted=False) | models.Q(role__in=[role.value for role in RESTRICTABLE]),
+                name="membership_restrictable",
+            ),
         )
 
     def __str__(self) -> str:
@@ -110,10 +122,27 @@ class Project(models.Model):
 
     class Meta:
         ordering = ("name",)
-        constraints = (models.UniqueConstraint(fields=("tenant", "slug"), name="project_slug_unique_in_tenant"),)
+        constraints = (
+            models.UniqueConstraint(fields=("tenant", "slug"), name="project_slug_unique_in_tenant"),
+            models.UniqueConstraint(fields=("tenant", "id"), name="project_in_tenant"),
+        )
 
     def __str__(self) -> str:
         return self.name
+
+
+class MemberProject(models.Model):
+    """A project that a restricted member sees. Both belong to `tenant`: two foreign keys of the database say so."""
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+")
+    membership = models.ForeignKey(Membership, on_delete=models.CASCADE, related_name="seen")
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="+")
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("membership", "project"), name="member_project_once"),)
+
+    def __str__(self) -> str:
+        return f"{self.project} for {self.membership.user}"
 
 
 class ApiKey(models.Model):

@@ -47,7 +47,7 @@ from metering.models import (
 )  # fmt: skip
 from metering.recorder import call_id
 from tenants import notices
-from tenants.models import ApiKey, AuditEntry, Membership, Notice, Project, Tenant, User
+from tenants.models import ApiKey, AuditEntry, MemberProject, Membership, Notice, Project, Tenant, User
 from tests.conftest import MakeTenant
 from tests.metering.test_limit_is_exact import attempt, caller_of
 
@@ -66,6 +66,7 @@ READ_ONLY = [
     AuditEntry,
     Allowance,
     Notice,
+    MemberProject,
     Consent,
     PlanChange,
     StripePrices,
@@ -115,11 +116,18 @@ def leftovers(acme: Onboarded) -> Iterator[None]:
         id=call_id(now.timestamp()), tenant=acme.tenant, process_id=process, period_start=now, units=1, granted_at=now
     )
     aside = SetAside.objects.create(id=process, tenant_id=acme.tenant.pk, calls=2, error="out of range", records=[])
-    stripe_rows = rows_about_stripe(acme)
+    others = [seen_project(acme), *rows_about_stripe(acme)]
     yield
-    for row_ in (lease, aside, *stripe_rows):
+    for row_ in (lease, aside, *others):
         row_.delete()
     Process.objects.filter(pk=process).delete()
+
+
+def seen_project(acme: Onboarded) -> MemberProject:
+    """What a member who is restricted to one project sees."""
+    bob = User.objects.create_user(f"bob-{timezone.now().timestamp()}@acme.example")
+    membership = acme.tenant.memberships.create(user=bob, role="viewer", is_restricted=True)
+    return MemberProject.objects.create(tenant=acme.tenant, membership=membership, project=acme.key.project)
 
 
 def rows_about_stripe(acme: Onboarded) -> list[Any]:
