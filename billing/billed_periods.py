@@ -124,7 +124,8 @@ def terms_of(period: BilledPeriod) -> pricing.Terms:
     return pricing.Terms(
         currency=terms.currency, fee_minor=terms.fee_minor, included=terms.included,
         unit_price_minor=terms.unit_price_minor, prices_overage=terms.prices_overage and not period.is_free,
-        steps=terms.steps, minimum_minor=terms.minimum_minor if is_whole(period) and not period.is_free else 0,
+        steps=terms.steps,
+        minimum_minor=terms.minimum_minor if terms.minimum_minor and not period.is_free and is_whole(period) else 0,
     )  # fmt: skip
 
 

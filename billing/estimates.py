@@ -1,6 +1,7 @@
 """Usage times pricing: what a tenant has used, what that costs so far, and where the period is heading."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from metering import periods, usage
@@ -8,6 +9,7 @@ from metering.models import Allowance
 
 from . import accounts, pricing, projection
 from .models import Account, PlanVersion
+from .running import running
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +21,11 @@ class Statement:
     period: periods.Period
     before: periods.Period
     as_of: datetime
+    sent_to: datetime | None  # Stripe has confirmed every call before it; None where nothing is sent to a meter
     now: datetime
+    terms: pricing.Terms
     capabilities: list[usage.Group]
+    recent: tuple[usage.Recent, ...] = field(repr=False)
     total: usage.Group
     invoice: pricing.Invoice
     projection: projection.Projection | None
@@ -29,6 +34,18 @@ class Statement:
     @property
     def used(self) -> int:
         return self.total.counts.units
+
+    @property
+    def by_day(self) -> list[tuple[datetime, str, usage.Counts]]:
+        """Counts of the running period by day (UTC) and capability."""
+        found: dict[tuple[datetime, str], usage.Counts] = {}
+        for row in self.recent:
+            if row.period_start == self.period.start:
+                key = (row.day, row.capability)
+                found[key] = found.get(key, usage.Counts()) + row.counts
+        return [
+            (day, capability, counts) for (day, capability), counts in sorted(found.items(), key=lambda one: one[0])
+        ]
 
     @property
     def limit(self) -> int | None:
@@ -67,13 +84,15 @@ class Statement:
 def statement(*, account: Account, now: datetime) -> Statement:
     """The tenant's running period, as counted until now."""
     allowance = account.tenant.allowance
-    before, period = usage.last_periods(allowance=allowance, now=now, count=2)
+    (before, period), as_of = usage.last_periods_as_of(allowance=allowance, now=now, count=2)
     scope = usage.Scope.of_period(account.tenant_id, period)
-    as_of = usage.as_of()
     found = usage.groups(scope)
     total = usage.total(found)
-    terms = accounts.pricing_terms(account.plan_version, account.currency)
-    days = known_days(account=account, now=now)
+    billed = running(account=account, period=period)
+    terms = billed.terms
+    since = periods.day_of(now) - projection.REACHES_BACK
+    recent = usage.recent(tenant_id=account.tenant_id, since=since, now=now, period=period, before=before)
+    days = _known_days(recent, account=account, since=since, now=now)
     ahead = projection.projected(period=period, used=total.counts.units, days=days, now=now)
     if ahead is not None and allowance.admits is not None:
         ahead = ahead.capped(max(allowance.admits, total.counts.units))
@@ -83,8 +102,11 @@ def statement(*, account: Account, now: datetime) -> Statement:
         period=period,
         before=before,
         as_of=as_of,
+        sent_to=billed.sent_to,
         now=now,
+        terms=terms,
         capabilities=found,
+        recent=tuple(recent),
         total=total,
         invoice=pricing.invoice(terms=terms, quantity=total.counts.units, cap_minor=account.hard_limit_minor),
         projection=ahead,
@@ -92,10 +114,14 @@ def statement(*, account: Account, now: datetime) -> Statement:
     )
 
 
-def known_days(*, account: Account, now: datetime) -> list[projection.Day]:
+def _known_days(
+    recent: Iterable[usage.Recent], *, account: Account, since: datetime, now: datetime
+) -> list[projection.Day]:
     """What the projection goes by: the last weeks by day, of this period and those before."""
-    start = periods.day_of(now) - projection.REACHES_BACK
-    found = {day: counts for day, _, counts in usage.daily(usage.Scope(account.tenant_id, start, now))}
+    found: dict[datetime, usage.Counts] = {}
+    for row in recent:
+        if row.is_past and row.day >= since:
+            found[row.day] = found.get(row.day, usage.Counts()) + row.counts
     return projection.known_days(
         units={day: counts.units for day, counts in found.items()},
         since=account.created_at,
@@ -116,11 +142,15 @@ def _priced(
 
 def same_span(*, statement: Statement, group_by: usage.GroupBy = usage.GroupBy.CAPABILITY) -> dict[str, usage.Counts]:
     """The last period's counts by group, up to the same place (to the hour) as the running one has reached."""
-    before = statement.before
-    end = min(before.start + (statement.now - statement.period.start), before.end)
-    scope = usage.Scope(statement.allowance.tenant_id, periods.hour_of(before.start), end, before.start)
+    if group_by is usage.GroupBy.CAPABILITY:
+        in_span = [(row.capability, row.counts) for row in statement.recent if row.is_same_span]
+    else:
+        before = statement.before
+        end = min(before.start + (statement.now - statement.period.start), before.end)
+        scope = usage.Scope(statement.allowance.tenant_id, periods.hour_of(before.start), end, before.start)
+        in_span = [(name, counts) for _, name, counts in usage.daily(scope, group_by=group_by)]
     found: dict[str, usage.Counts] = {}
-    for _, name, counts in usage.daily(scope, group_by=group_by):
+    for name, counts in in_span:
         found[name] = found.get(name, usage.Counts()) + counts
     return found
 

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from django.utils.translation import gettext as _
 
-from billing import accounts, estimates, pricing
+from billing import estimates, pricing
 from billing.estimates import Statement
 from billing.models import Account
 
@@ -63,7 +63,7 @@ def projected_invoice(*, account: Account, now: datetime) -> ProjectedInvoice:
     """The running period's invoice so far and as projected."""
     statement = estimates.statement(account=account, now=now)
     plan = account.plan_version.plan.name
-    terms = accounts.pricing_terms(account.plan_version, account.currency)
+    terms = statement.terms
     invoices = [(_("So far"), statement.invoice)]
     if statement.projected is not None:
         invoices += zip((_("Low"), _("Likely"), _("High")), statement.projected, strict=True)

@@ -80,7 +80,7 @@ def overview(*, account: Account, now: datetime) -> Overview:
     """The tenant's running period at this instant."""
     statement = estimates.statement(account=account, now=now)
     scope = usage.Scope.of_period(account.tenant_id, statement.period)
-    by_day = usage.daily(scope, group_by=usage.GroupBy.CAPABILITY)
+    by_day = statement.by_day
     series = charts.series_of(daily.totals(by_day))
     return Overview(
         statement=statement,

@@ -108,8 +108,11 @@ class Scope:
         return cls(tenant_id, periods.hour_of(period.start), period.end, period.start)
 
 
-# The next one too: a prediction ends where it begins.
+# The next one too: a prediction ends where it begins. Before all else up to when everything is counted.
 KNOWN = """
+(SELECT NULL::timestamptz, (
+    SELECT least(clock_timestamp(), min(counted_to)) FROM metering_process WHERE expires_at > clock_timestamp()))
+UNION ALL
 (SELECT period_start, period_end FROM metering_quota WHERE tenant_id = %(tenant)s AND period_start <= %(now)s
  ORDER BY period_start DESC LIMIT %(count)s)
 UNION ALL
@@ -125,15 +128,22 @@ def current_period(*, allowance: Allowance, now: datetime) -> periods.Period:
 
 def last_periods(*, allowance: Allowance, now: datetime, count: int) -> list[periods.Period]:
     """The running period and those before it, `count` in all, oldest first; as the anchor predicts where none is known."""
+    return last_periods_as_of(allowance=allowance, now=now, count=count)[0]
+
+
+def last_periods_as_of(*, allowance: Allowance, now: datetime, count: int) -> tuple[list[periods.Period], datetime]:
+    """The same periods, and `as_of()` asked with them."""
     with connection.cursor() as cursor:
         cursor.execute(KNOWN, {"tenant": allowance.tenant_id, "now": now, "count": count})
-        known = [periods.Period(start, end) for start, end in cursor.fetchall()]
+        rows = cursor.fetchall()
+    counted_to = next(end for start, end in rows if start is None)
+    known = [periods.Period(start, end) for start, end in rows if start is not None]
     found: list[periods.Period] = []
     instant = now
     while len(found) < count:
         found.append(_period_at(instant, known, allowance.anchor))
         instant = found[-1].start - timedelta(microseconds=1)
-    return found[::-1]
+    return found[::-1], counted_to
 
 
 def _period_at(instant: datetime, known: list[periods.Period], anchor: datetime) -> periods.Period:
@@ -219,6 +229,43 @@ def daily(scope: Scope, *, group_by: GroupBy | None = None) -> list[tuple[dateti
     with connection.cursor() as cursor:
         cursor.execute(sql, parameters)
         return [(at, name, Counts(*map(int, numbers))) for at, name, *numbers in cursor.fetchall()]
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """Counts of a day (UTC), billing period and capability. `is_past` tells hours that had begun by the instant asked for,
+    `is_same_span` those of the last period up to the place that the running one has reached.
+    """
+
+    day: datetime
+    period_start: datetime
+    capability: str
+    is_past: bool
+    is_same_span: bool
+    counts: Counts
+
+
+def recent(
+    *, tenant_id: UUID, since: datetime, now: datetime, period: periods.Period, before: periods.Period
+) -> list[Recent]:
+    """What a statement goes by, from `since` to the running period's end, in one look: all of it agrees with itself."""
+    sql = """
+        SELECT date_trunc('day', hour, 'UTC'), period_start, capability, hour < %(now)s,
+               period_start = %(before)s AND hour < %(span_end)s, sum(billable), sum(units), sum(failed), sum(refused)
+        FROM metering_usage_hour WHERE tenant_id = %(tenant)s AND hour >= %(since)s AND hour < %(end)s
+        GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3
+    """
+    values: dict[str, Any] = {
+        "tenant": tenant_id, "now": now, "before": before.start, "end": max(period.end, now),
+        "since": min(since, periods.hour_of(before.start)),
+        "span_end": min(before.start + (now - period.start), before.end),
+    }  # fmt: skip
+    with connection.cursor() as cursor:
+        cursor.execute(sql, values)
+        return [
+            Recent(day, start, capability, is_past, is_same_span, Counts(*map(int, numbers)))
+            for day, start, capability, is_past, is_same_span, *numbers in cursor.fetchall()
+        ]
 
 
 def last_billed_at(scope: Scope) -> datetime | None:
