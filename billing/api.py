@@ -15,6 +15,7 @@ from metering import limits, usage
 from metering.models import MAX_CALLS, LimitKind, Outcome
 from metering.periods import Period, hour_from, hour_of
 from metering.throttles import ManagementThrottle
+from tenants import directory
 from tenants.keys import Caller
 from tenants.models import ApiKey, Project
 from tenants.problems import Problem
@@ -372,7 +373,7 @@ class LimitsView(ManagementView):
                 "recording": allowance.recording,
                 "own_limits": own_limits(account, period),
                 "projects": {
-                    "used": account.tenant.projects.count(),
+                    "used": directory.projects_in_use(account.tenant),
                     "limit": account.tenant.max_projects,
                 },
             }

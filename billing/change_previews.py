@@ -60,13 +60,13 @@ class ChangeIsOpen(ChangeRefused):
 
 
 class TooManyProjects(ChangeRefused):
-    """More projects than the plan has room for; `names` are all of them."""
+    """More projects in use than the plan has room for; `names` are all of them."""
 
     def __init__(self, version: PlanVersion, names: tuple[str, ...]) -> None:
         room = version.max_projects or 0
         super().__init__(
             f"{version.plan} has room for {room} {'project' if room == 1 else 'projects'}, and you have {len(names)}: "
-            f"{', '.join(names)}. Remove {len(names) - room} first."
+            f"{', '.join(names)}. Archive {len(names) - room} first."
         )
         self.names = names
 
@@ -143,7 +143,8 @@ def _check_scheduled(account: Account, kind: PlanChange.Kind) -> None:
 def _too_many(account: Account, version: PlanVersion) -> TooManyProjects | None:
     if version.max_projects is None:
         return None
-    names = tuple(Project.objects.filter(tenant_id=account.tenant_id).order_by("name").values_list("name", flat=True))
+    in_use = Project.objects.filter(tenant_id=account.tenant_id, archived_at=None)
+    names = tuple(in_use.order_by("name").values_list("name", flat=True))
     return TooManyProjects(version, names) if len(names) > version.max_projects else None
 
 

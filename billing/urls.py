@@ -2,7 +2,7 @@ from django.urls import path
 
 from metering.models import LimitKind
 
-from . import api
+from . import api, api_keys, api_projects
 
 urlpatterns = [
     path("usage", api.UsageView.as_view(), name="api-usage"),
@@ -11,4 +11,9 @@ urlpatterns = [
     path("limits/day", api.OwnLimitView.as_view(kind=LimitKind.DAY), name="api-limit-day"),
     path("limits/projects/<slug:subject>", api.OwnLimitView.as_view(kind=LimitKind.PROJECT), name="api-limit-project"),
     path("limits/keys/<slug:subject>", api.OwnLimitView.as_view(kind=LimitKind.KEY), name="api-limit-key"),
+    path("projects", api_projects.ProjectsView.as_view(), name="api-projects"),
+    path("projects/<slug:project_slug>", api_projects.ProjectView.as_view(), name="api-project"),
+    path("keys", api_keys.KeysView.as_view(), name="api-keys"),
+    path("keys/<slug:prefix>", api_keys.KeyView.as_view(), name="api-key"),
+    path("keys/<slug:prefix>/rotate", api_keys.RotateView.as_view(), name="api-key-rotate"),
 ]

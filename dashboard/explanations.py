@@ -112,6 +112,39 @@ EXPLANATIONS = {
         _("A call to the metered API that you sent wrong counts as a call; the management API is never billed."),
         (_("Check the address and the names in it."),),
     ),
+    "project-limit-reached": Explanation(
+        "409",
+        _("The plan has no room for another project"),
+        _(
+            "As many projects are in use as the plan allows; archived ones do not count. Nothing was created or restored."
+        ),
+        NOT_BILLED,
+        (
+            _("Archive a project that is no longer needed: its usage stays on record."),
+            _("Or move to a plan with more projects."),
+        ),
+    ),
+    "name-taken": Explanation(
+        "409",
+        _("There is a project of this name"),
+        _("No two projects of a tenant have the same name, archived ones included. Nothing was changed."),
+        NOT_BILLED,
+        (_("Choose another name, or restore the archived project."),),
+    ),
+    "project-archived": Explanation(
+        "409",
+        _("The project is archived"),
+        _("An archived project keeps its usage on record, but has no keys that work, and gets none."),
+        NOT_BILLED,
+        (_("Restore the project first, or choose another."),),
+    ),
+    "key-ended": Explanation(
+        "409",
+        _("The key cannot be rotated"),
+        _("It was revoked, has expired, or was replaced already: there is nothing to take over from."),
+        NOT_BILLED,
+        (_("Create a new key."),),
+    ),
     "webhook-refused": Explanation(
         "400",
         _("The webhook was not accepted"),

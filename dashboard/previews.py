@@ -79,8 +79,8 @@ def preview(*, account: Account, version: PlanVersion, now: datetime) -> Preview
 
 
 def _too_many(account: Account, version: PlanVersion) -> tuple[str, ...]:
-    """The tenant's projects where the plan has no room for all of them."""
-    names = tuple(account.tenant.projects.values_list("name", flat=True))
+    """The tenant's projects in use where the plan has no room for all of them."""
+    names = tuple(account.tenant.projects.filter(archived_at=None).values_list("name", flat=True))
     return names if version.max_projects is not None and len(names) > version.max_projects else ()
 
 

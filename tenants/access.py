@@ -10,6 +10,7 @@ from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django_htmx.middleware import HtmxDetails
 
+from .keys import SCOPES
 from .models import Membership, Project, Role, Tenant, User
 
 
@@ -33,6 +34,19 @@ RIGHTS = {
 }
 # Of the rights of its role, what stays with a member who is restricted to some projects: the others are about all of them.
 RESTRICTED_RIGHTS = frozenset({Right.CHANGE_KEYS})
+
+
+MONEY_SCOPES = frozenset({"limits:write"})
+PROJECT_SCOPES = frozenset({"calls"})  # the other scopes reach all of the tenant
+
+
+def scopes_to_give(rights: frozenset[Right]) -> frozenset[str]:
+    """What a member may let an API key do: no more than they may do themselves."""
+    if Right.CHANGE_KEYS not in rights:
+        return frozenset()
+    if Right.SEE_WHOLE not in rights:
+        return PROJECT_SCOPES
+    return frozenset(SCOPES) - (frozenset() if Right.CHANGE_MONEY in rights else MONEY_SCOPES)
 
 
 class TenantRequest(HttpRequest):

@@ -24,7 +24,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
-from . import audit, directory, keys
+from . import audit, directory, errors, keys, projects
 from .models import ApiKey, AuditEntry, MemberProject, Membership, Notice, Project, Tenant, User
 
 if TYPE_CHECKING:
@@ -295,17 +295,19 @@ class MemberProjectAdmin(ReadOnly):
 class ProjectAdmin(Audited):
     audit_noun = "project"
     key_lookup = "api_keys__public_id"
-    list_display = ("name", "slug", "tenant", "created_at")
+    list_display = ("name", "slug", "tenant", "created_at", "archived_at")
+    list_filter = (("archived_at", admin.EmptyFieldListFilter),)
     list_select_related = ("tenant",)
     search_fields = ("name", "slug", "tenant__name", "tenant__slug")
     search_help_text = f"Name, address, tenant or API key. {KEY_HELP}"
     autocomplete_fields = ("tenant",)
+    actions = ("archive", "restore")
 
     def get_fields(self, request: HttpRequest, obj: Project | None = None) -> Any:
-        return ("tenant", "name", "slug", "created_at") if obj else ("tenant", "name")
+        return ("tenant", "name", "slug", "created_at", "archived_at") if obj else ("tenant", "name")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Project | None = None) -> Any:
-        return ("tenant", "created_at") if obj else ()
+        return ("tenant", "created_at", "archived_at") if obj else ()
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         if change:
@@ -318,9 +320,29 @@ class ProjectAdmin(Audited):
         try:
             with transaction.atomic():
                 return super().add_view(request, form_url, extra_context)
-        except directory.TenantsError as refusal:
+        except errors.TenantsError as refusal:
             messages.error(request, str(refusal))
         return HttpResponseRedirect(request.get_full_path())
+
+    def has_delete_permission(self, request: HttpRequest, obj: Project | None = None) -> bool:
+        return False  # the ledger refers to it
+
+    @admin.action(description="Archive: its keys are refused within a second", permissions=["change"])
+    def archive(self, request: HttpRequest, queryset: QuerySet[Project]) -> None:
+        now = timezone.now()
+        chosen = list(queryset.select_related("tenant"))
+        archived = sum(projects.archive(project=project, actor=actor(request), now=now) for project in chosen)
+        messages.success(request, f"Archived: {archived}. Archived before: {len(chosen) - archived}.")
+
+    @admin.action(description="Restore: its keys stay revoked", permissions=["change"])
+    def restore(self, request: HttpRequest, queryset: QuerySet[Project]) -> None:
+        for project in queryset.select_related("tenant"):
+            try:
+                is_new = projects.restore(project=project, actor=actor(request))
+            except errors.TenantsError as refusal:
+                messages.error(request, f"{project}: {refusal}")
+            else:
+                messages.success(request, f"{project}: {'restored' if is_new else 'was in use before'}.")
 
 
 @admin.register(ApiKey)
@@ -337,6 +359,7 @@ class ApiKeyAdmin(ReadOnly):
     actions = ("revoke",)
     fields = (
         "shown", "name", "tenant", "project", "scopes", "created_by", "created_at", "last_used_at", "expires_at", "revoked_at",
+        "replaced_by",
     )  # fmt: skip
 
     @admin.display(description="Key", ordering="public_id")

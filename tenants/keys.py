@@ -22,6 +22,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, transaction
 
 from . import audit
+from .errors import TenantsError
 from .models import ApiKey, Project, User
 
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
@@ -33,6 +34,8 @@ SCOPES = {
     "calls": "Call the metered product API",
     "usage:read": "Read usage, limits and estimates",
     "limits:write": "Set the daily cap and the limits of projects and keys",
+    "projects:write": "Create, rename, archive and restore projects",
+    "keys:write": "Create, rotate and revoke API keys, with no more scopes than its own",
 }
 DEFAULT_SCOPES = frozenset({"calls", "usage:read"})  # a key that calls must not be able to lift its own limit
 USED_RESOLUTION = timedelta(minutes=1)
@@ -55,6 +58,21 @@ class Caller:
     is_authenticated = True
     is_active = True
     is_anonymous = False
+
+
+class ScopesBeyond(TenantsError):
+    """Whoever makes the key may not give it these `scopes`."""
+
+    def __init__(self, scopes: frozenset[str]) -> None:
+        super().__init__(f"You may not give a key the scope {', '.join(sorted(scopes))}.")
+        self.scopes = scopes
+
+
+class ProjectArchived(TenantsError):
+    """An archived project has no keys that work, and gets none."""
+
+    def __init__(self, project: Project) -> None:
+        super().__init__(f"The project '{project.name}' is archived. Restore it first.")
 
 
 class KeyRefused(Exception):
@@ -93,15 +111,19 @@ def issue(
     scopes: frozenset[str] = DEFAULT_SCOPES,
     expires_at: datetime | None = None,
     created_by: User | None = None,
+    within: frozenset[str] | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new key of the project, and its full text, which exists nowhere else afterwards."""
-    unknown = scopes - SCOPES.keys()
-    if unknown:
-        raise ValueError(f"Unknown scope: {', '.join(sorted(unknown))}. Known: {', '.join(SCOPES)}.")
+    """A new key of the project, and its full text, which exists nowhere else afterwards.
+
+    `within` are the scopes that its maker may give, None for all. Raises ValueError for a scope that does not exist,
+    ScopesBeyond and ProjectArchived.
+    """
+    check_scopes(scopes, within=within)
     public_id = "".join(secrets.choice(ALPHABET) for _ in range(ID_LENGTH))
     secret = "".join(secrets.choice(ALPHABET) for _ in range(SECRET_LENGTH))
     key = f"mh_live_{public_id}_{secret}{checksum(public_id + secret)}"
     with transaction.atomic():
+        check_open(project)
         row = ApiKey.objects.create(
             tenant=project.tenant,
             project=project,
@@ -113,8 +135,26 @@ def issue(
             expires_at=expires_at,
             created_by=created_by,
         )
-        audit.record(tenant=project.tenant, actor=actor, action="key.issued", subject=row, project=project.slug)
+        audit.record(
+            tenant=project.tenant, actor=actor, action="key.issued", subject=row, project=project.slug, name=name,
+            scopes=row.scopes, expires_at=expires_at.isoformat() if expires_at else None,
+        )  # fmt: skip
     return row, key
+
+
+def check_scopes(scopes: frozenset[str], *, within: frozenset[str] | None) -> None:
+    """The scopes exist and may be given; raises ValueError and ScopesBeyond."""
+    unknown = scopes - SCOPES.keys()
+    if unknown:
+        raise ValueError(f"Unknown scope: {', '.join(sorted(unknown))}. Known: {', '.join(SCOPES)}.")
+    if within is not None and scopes - within:
+        raise ScopesBeyond(scopes - within)
+
+
+def check_open(project: Project) -> None:
+    """The project is not archived, nor will be until the transaction ends; raises ProjectArchived."""
+    if Project.objects.select_for_update(no_key=True).get(pk=project.pk).is_archived:
+        raise ProjectArchived(project)
 
 
 def revoke(*, key: ApiKey, actor: str, now: datetime) -> bool:

@@ -113,12 +113,15 @@ class Membership(models.Model):
 
 
 class Project(models.Model):
-    """A workspace of a tenant; a plan limits how many."""
+    """A workspace of a tenant; a plan limits how many. Never deleted, for the ledger refers to it: archived instead."""
 
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="projects")
     slug = models.SlugField(max_length=60)
     name = models.CharField(max_length=120)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+    archived_at = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text=_("Its keys are revoked, and it counts against no limit.")
+    )
 
     class Meta:
         ordering = ("name",)
@@ -129,6 +132,10 @@ class Project(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def is_archived(self) -> bool:
+        return self.archived_at is not None
 
 
 class MemberProject(models.Model):
@@ -160,6 +167,10 @@ class ApiKey(models.Model):
     expires_at = models.DateTimeField(null=True, blank=True, help_text=_("Empty: never (UTC)."))
     last_used_at = models.DateTimeField(null=True, blank=True, editable=False, help_text=_("To the minute (UTC)."))
     revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
+    replaced_by = models.ForeignKey(
+        "self", null=True, blank=True, on_delete=models.SET_NULL, related_name="+", editable=False,
+        help_text=_("The key that a rotation made in its place."),
+    )  # fmt: skip
 
     class Meta:
         verbose_name = _("API key")

@@ -259,7 +259,7 @@ def test_projects_that_are_too_many_are_named_before_a_smaller_plan(
     assert "Mobile" in text
     assert f'href="/t/{acme.slug}/usage?by=project"' in html
     assert 'name="previewed_minor"' not in html
-    assert "Remove 1 first" in told(acme, post(acme, "plan/change", version=public("launch").pk))
+    assert "Archive 1 first" in told(acme, post(acme, "plan/change", version=public("launch").pk))
 
 
 def test_a_cancelled_plan_ends_with_its_period_and_can_be_kept(

@@ -67,7 +67,9 @@ def test_the_key_is_printed_once_and_stands_in_no_record(acme: Onboarded) -> Non
     assert "calls, usage:read" in text
     entry = AuditEntry.objects.get(tenant=acme.tenant, action="key.issued", actor="command issue_key")
     assert entry.subject == str(ApiKey.objects.get(public_id=key.split("_")[2]))
-    assert entry.detail == {"project": "default"}
+    assert entry.detail == {
+        "project": "default", "name": "Limits", "scopes": ["calls", "usage:read"], "expires_at": None,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,10 @@ def test_the_key_is_printed_once_and_stands_in_no_record(acme: Onboarded) -> Non
         (["--tenant", "00000000-0000-4000-8000-000000000000"], "There is no tenant '00000000-"),
         (["--project", "nothing"], "has no project 'nothing'. It has: default, mobile."),
         (["--project", "reports"], "has no project 'reports'. It has: default, mobile."),
-        (["--scope", "admin"], "Unknown scope: admin. Known: calls, usage:read, limits:write. Nothing was issued."),
+        (
+            ["--scope", "admin"],
+            "Unknown scope: admin. Known: calls, usage:read, limits:write, projects:write, keys:write. Nothing was issued.",
+        ),
         (["--name", "  "], "--name is empty"),
         (["--name", "a" * 121], "at most 120 characters"),
         (["--name", "\udcff"], "readable text"),

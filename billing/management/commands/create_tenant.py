@@ -14,7 +14,7 @@ from django.utils import timezone
 from billing import accounts, onboarding
 from billing.errors import BillingError
 from metering.models import MAX_BURST, MAX_CALLS, Policy
-from tenants.directory import TenantsError
+from tenants.errors import TenantsError
 
 NAME_LENGTH = 120
 

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from sandbox import demo_data
 from sandbox.demo_data import Login, Seeded
-from tenants.directory import TenantsError
+from tenants.errors import TenantsError
 
 
 class Command(BaseCommand):

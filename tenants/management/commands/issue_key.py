@@ -46,6 +46,8 @@ class Command(BaseCommand):
             )
         except ValueError as error:  # an unknown scope; it names the known ones
             raise CommandError(f"{error} Nothing was issued.") from error
+        except keys.ProjectArchived as error:
+            raise CommandError(f"{error} Nothing was issued.") from error
         except (OperationalError, InterfaceError) as error:
             raise CommandError(
                 f"PostgreSQL is unreachable: {error}. Check DATABASE_URL; nothing was issued."
