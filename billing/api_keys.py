@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.http import Http404
 from django.utils import timezone
 from rest_framework import serializers
@@ -35,7 +35,7 @@ class KeysQuery(serializers.Serializer[dict[str, Any]]):
 class NewKey(serializers.Serializer[dict[str, Any]]):
     project = serializers.SlugField()
     name = serializers.CharField(max_length=120)
-    scopes = serializers.MultipleChoiceField(choices=list(SCOPES), default=DEFAULT_SCOPES, allow_empty=False)
+    scopes = serializers.MultipleChoiceField(choices=list(SCOPES), default=set(DEFAULT_SCOPES), allow_empty=False)
     expires_at = serializers.DateTimeField(required=False, allow_null=True, default=None)
 
     def validate_expires_at(self, value: datetime | None) -> datetime | None:
@@ -128,7 +128,7 @@ class RotateView(OneKeyView):
         return shown_once(account, new, text)
 
 
-def _all(account: Account) -> Any:
+def _all(account: Account) -> QuerySet[ApiKey]:
     return ApiKey.objects.filter(tenant_id=account.tenant_id).select_related(
         "project", "tenant", "created_by", "replaced_by"
     )

@@ -55,7 +55,7 @@ def body(given: Any, form: type[serializers.Serializer[dict[str, Any]]]) -> dict
     """What was sent, as the form reads it; raises ValidationError."""
     read = form(data=given)
     read.is_valid(raise_exception=True)
-    return read.validated_data
+    return dict(read.validated_data)
 
 
 def next_page(request: Request, *, after: str | None) -> str | None:

@@ -34,7 +34,8 @@ def addresses(acme: Onboarded) -> list[str]:
     """Every address outside the admin, pointed at acme wherever it can be."""
     values = {
         "tenant_slug": acme.tenant.slug, "capability": "storage", "key": "secret", "code": "200", "slug": "quota-exceeded",
-        "subject": acme.key.project.slug,
+        "subject": acme.key.project.slug, "project_slug": acme.key.project.slug, "public_id": acme.key.public_id,
+        "prefix": acme.key.prefix,
     }  # fmt: skip
     found = [
         "/" + PARAMETER.sub(lambda match: values[match[1] or match[2]], route)

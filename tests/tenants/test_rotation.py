@@ -100,4 +100,7 @@ def test_nobody_gives_more_than_they_may(db: None, make_tenant: MakeTenant, now:
     ],
 )
 def test_what_each_role_may_let_a_key_do(role: Role, is_restricted: bool, missing: set[str]) -> None:
-    assert set(keys.SCOPES) - scopes_to_give(RIGHTS[role] & (RESTRICTED_RIGHTS if is_restricted else frozenset(Right))) == missing
+    assert (
+        set(keys.SCOPES) - scopes_to_give(RIGHTS[role] & (RESTRICTED_RIGHTS if is_restricted else frozenset(Right)))
+        == missing
+    )
