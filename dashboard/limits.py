@@ -47,26 +47,28 @@ class Limits:
     arithmetic: str
     offer_trouble: str
     fallbacks: tuple[PolicyChoice, ...]
+    sees_money: bool
 
 
-def limits(*, account: Account, now: datetime) -> Limits:
-    """What is arranged, and what may be."""
+def limits(*, account: Account, now: datetime, sees_money: bool = True) -> Limits:
+    """What is arranged, and what may be; without amounts and the automatic upgrade for those who do not see money."""
     statement = estimates.statement(account=account, now=now)
     terms = accounts.pricing_terms(account.plan_version, account.currency)
-    consent = accounts.active_consent(account)
-    offer, trouble = (None, "") if consent else _offer(account, now)
+    consent = accounts.active_consent(account) if sees_money else None
+    offer, trouble = _offer(account, now) if sees_money and consent is None else (None, "")
     return Limits(
         statement=statement,
         plan=account.plan_version.plan.name,
         beyond=beyond(account=account, statement=statement),
-        policies=_policies(account, terms),
-        has_money_limit=terms.has_rate,
+        policies=_policies(account, terms, sees_money),
+        has_money_limit=terms.has_rate and sees_money,
         symbol=formatting.symbol(account.currency),
         effect=effect(
             account=account,
             statement=statement,
             hard_limit=account.hard_limit,
             hard_limit_minor=account.hard_limit_minor,
+            sees_money=sees_money,
         ),
         consent=consent,
         consent_lines=tuple(consent.text.splitlines()) if consent else (),
@@ -75,6 +77,7 @@ def limits(*, account: Account, now: datetime) -> Limits:
         arithmetic=_arithmetic(account, offer, terms, now) if offer else "",
         offer_trouble=trouble,
         fallbacks=_fallbacks(terms),
+        sees_money=sees_money,
     )
 
 
@@ -106,12 +109,12 @@ def _arithmetic(account: Account, offer: consents.ConsentOffer, terms: pricing.T
     }
 
 
-def _policies(account: Account, terms: pricing.Terms) -> tuple[PolicyChoice, ...]:
+def _policies(account: Account, terms: pricing.Terms, sees_money: bool) -> tuple[PolicyChoice, ...]:
     """Empty where the plan leaves no choice."""
     if not terms.has_rate:
         return ()
     now = account.policy or account.plan_version.policy
-    return tuple(PolicyChoice(value, label, detail, value == now) for value, label, detail in _ways(terms))
+    return tuple(PolicyChoice(value, label, detail, value == now) for value, label, detail in _ways(terms, sees_money))
 
 
 def _fallbacks(terms: pricing.Terms) -> tuple[PolicyChoice, ...]:
@@ -121,16 +124,21 @@ def _fallbacks(terms: pricing.Terms) -> tuple[PolicyChoice, ...]:
     )
 
 
-def _ways(terms: pricing.Terms) -> list[tuple[str, str, str]]:
-    price = overage_price(terms)
+def _ways(terms: pricing.Terms, sees_money: bool = True) -> list[tuple[str, str, str]]:
+    price = _("Each call beyond costs: %(price)s.") % {"price": overage_price(terms)} if sees_money else ""
     return [
-        (Policy.RATE.value, _("Serve and charge them"), _("Each call beyond costs: %(price)s.") % {"price": price}),
+        (Policy.RATE.value, _("Serve and charge them"), price),
         (Policy.BLOCK.value, _("Refuse them"), _("They are answered with 429 until the period ends, and never billed.")),
     ]  # fmt: skip
 
 
 def effect(
-    *, account: Account, statement: Statement, hard_limit: int | None, hard_limit_minor: int | None
+    *,
+    account: Account,
+    statement: Statement,
+    hard_limit: int | None,
+    hard_limit_minor: int | None,
+    sees_money: bool = True,
 ) -> SafeString | str:
     """In one sentence what these limits do to calls: the nearer one counts."""
     terms = accounts.pricing_terms(account.plan_version, account.currency)
@@ -142,7 +150,7 @@ def effect(
         return _("No hard limit: nothing is refused because of one.")
     bound = min(bounds)
     words = {"calls": formatting.count(bound), "next": formatting.count(bound + 1)}
-    if by_money == bound and hard_limit_minor is not None:
+    if sees_money and by_money == bound and hard_limit_minor is not None:
         cost_minor = pricing.invoice(terms=terms, quantity=bound).usage_minor
         words |= {
             "money": formatting.money(hard_limit_minor, account.currency),

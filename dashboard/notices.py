@@ -26,17 +26,20 @@ class Notice:
     rest: SafeString
 
 
-def notice(*, statement: Statement, refused_since: datetime | None) -> Notice | None:
-    """What matters most, None when nothing does. That an invoice is unpaid is told above every page."""
+def notice(*, statement: Statement, refused_since: datetime | None, sees_money: bool = True) -> Notice | None:
+    """What matters most, None when nothing does; without amounts for those who do not see them.
+
+    That an invoice is unpaid is told above every page.
+    """
     if statement.is_refusing:
         return None if statement.allowance.restriction else _refusing(statement, refused_since)
     if _is_near_hard_limit(statement):
         return _near_hard_limit(statement)
     if statement.overage:
-        return _over_included(statement)
+        return _over_included(statement, sees_money)
     if statement.included_runs_out_at is not None:
-        return _runs_out(statement, statement.included_runs_out_at)
-    return _near_included(statement) if _is_near_included(statement) else None
+        return _runs_out(statement, statement.included_runs_out_at, sees_money)
+    return _near_included(statement, sees_money) if _is_near_included(statement) else None
 
 
 def _refusing(statement: Statement, since: datetime | None) -> Notice:
@@ -62,11 +65,14 @@ def _near_hard_limit(statement: Statement) -> Notice:
     return Notice("warn", lead, _refused_then(statement))
 
 
-def _over_included(statement: Statement) -> Notice:
+def _over_included(statement: Statement, sees_money: bool) -> Notice:
     if not _terms(statement).has_rate:
         lead = format_html(_("The included calls are used up."))
         text = _("{calls} calls beyond them were served, free of charge: your agreed upgrade is on its way.")
         return Notice("warn", lead, format_html(text, calls=formatting.count(statement.overage)))
+    if not sees_money:
+        text = _("The included calls are used up: {calls} calls over.")
+        return Notice("warn", format_html(text, calls=formatting.count(statement.overage)), _served_then())
     lead = format_html(
         _("The included calls are used up: {calls} calls over, {amount} so far."),
         calls=formatting.count(statement.overage),
@@ -76,9 +82,9 @@ def _over_included(statement: Statement) -> Notice:
     return Notice("warn", lead, rest)
 
 
-def _runs_out(statement: Statement, at: datetime) -> Notice:
+def _runs_out(statement: Statement, at: datetime, sees_money: bool) -> Notice:
     lead = format_html(_("At this rate the included calls run out on {at}."), at=moment(at))
-    return Notice("warn", lead, _afterwards(statement))
+    return Notice("warn", lead, _afterwards(statement, sees_money))
 
 
 def _is_near_included(statement: Statement) -> bool:
@@ -86,17 +92,23 @@ def _is_near_included(statement: Statement) -> bool:
     return included is not None and statement.used * 100 >= included * NEAR_PERCENT
 
 
-def _near_included(statement: Statement) -> Notice:
+def _near_included(statement: Statement, sees_money: bool) -> Notice:
     left = formatting.count(statement.remaining)
     lead = format_html(_("{calls} included calls are left until {end}."), calls=left, end=moment(statement.period.end))
-    return Notice("warn", lead, _afterwards(statement))
+    return Notice("warn", lead, _afterwards(statement, sees_money))
 
 
-def _afterwards(statement: Statement) -> SafeString:
+def _afterwards(statement: Statement, sees_money: bool) -> SafeString:
     """What happens beyond the included calls."""
     if statement.allowance.policy == Policy.RATE and _terms(statement).has_rate:
+        if not sees_money:
+            return _served_then()
         return format_html(_("After that each 1,000 calls cost {price}."), price=_price(statement))
     return _refused_then(statement)
+
+
+def _served_then() -> SafeString:
+    return format_html(_("Calls beyond them are served and charged."))
 
 
 def _refused_then(statement: Statement) -> SafeString:

@@ -67,7 +67,7 @@ class Overview:
 
     statement: Statement
     notice: Notice | None
-    spend: Spend
+    spend: Spend | None  # None for those who see no amounts
     meter: Meter
     period_end: PeriodEnd
     day: str
@@ -76,7 +76,7 @@ class Overview:
     first_call: FirstCall | None
 
 
-def overview(*, account: Account, now: datetime) -> Overview:
+def overview(*, account: Account, now: datetime, sees_money: bool = True) -> Overview:
     """The tenant's running period at this instant."""
     statement = estimates.statement(account=account, now=now)
     scope = usage.Scope.of_period(account.tenant_id, statement.period)
@@ -85,9 +85,11 @@ def overview(*, account: Account, now: datetime) -> Overview:
     return Overview(
         statement=statement,
         notice=notice(
-            statement=statement, refused_since=usage.last_billed_at(scope) if statement.is_refusing else None
+            statement=statement,
+            refused_since=usage.last_billed_at(scope) if statement.is_refusing else None,
+            sees_money=sees_money,
         ),
-        spend=spend(statement),
+        spend=spend(statement) if sees_money else None,
         meter=meter(statement),
         period_end=period_end(statement),
         day=day_of_period(statement),

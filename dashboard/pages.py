@@ -236,9 +236,13 @@ def frame(request: TenantRequest, account: Account | None) -> Frame:
         menu=menu(slug=slug, here=here, rights=request.rights),
         admin_address=reverse("admin:index") if request.user.is_staff else "",
         is_demo=settings.SANDBOX,
-        strips=strips(account=account, now=timezone.now()) if account else (),
+        strips=_strips(request, account) if account else (),
         rights=request.rights,
     )
+
+
+def _strips(request: TenantRequest, account: Account) -> tuple[Strip, ...]:
+    return strips(account=account, now=timezone.now(), sees_money=Right.SEE_MONEY in request.rights)
 
 
 def menu(*, slug: str, here: str, rights: frozenset[Right]) -> tuple[Group, ...]:

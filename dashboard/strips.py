@@ -44,17 +44,19 @@ class Strip:
     polls_seconds: int | None = None  # it will change by itself soon
 
 
-def strips(*, account: Account, now: datetime) -> tuple[Strip, ...]:
-    """What this account needs to be told at this instant."""
+def strips(*, account: Account, now: datetime, sees_money: bool = True) -> tuple[Strip, ...]:
+    """What this account needs to be told at this instant; without amounts for those who do not see them."""
     last = account.changes.select_related("to_version__plan", "from_version__plan").first()
-    return (*_payment(account, now), *_change(last, account, now), *_ahead(account))
+    return (
+        *_payment(account, now, sees_money), *_change(last, account, now, sees_money), *_ahead(account, sees_money),
+    )  # fmt: skip
 
 
 def kinds(found: tuple[Strip, ...]) -> str:
     return "-".join(strip.kind for strip in found)
 
 
-def _payment(account: Account, now: datetime) -> Iterator[Strip]:
+def _payment(account: Account, now: datetime, sees_money: bool) -> Iterator[Strip]:
     pay = Button(_("Pay now"), "pay")
     since = account.past_due_since
     if account.state == PaymentState.RESTRICTED:
@@ -65,22 +67,22 @@ def _payment(account: Account, now: datetime) -> Iterator[Strip]:
             ),
             since=moment(since or now),
         )
-        yield Strip("restricted", "bad", lead, rest, pay, asks_stripe=True)
+        yield Strip("restricted", "bad", lead, rest, pay, asks_stripe=sees_money)
     elif account.state == PaymentState.PAST_DUE:
         ends_at = grace.ends_at(account)
         lead = format_html(_("A payment has failed: since {since} an invoice is open."), since=moment(since or now))
         rest = format_html(
             _("Service goes on until {end}; from then on calls are refused."), end=moment(ends_at or now)
         )
-        yield Strip("past-due", "bad", lead, rest, pay, asks_stripe=True)
+        yield Strip("past-due", "bad", lead, rest, pay, asks_stripe=sees_money)
 
 
-def _change(last: PlanChange | None, account: Account, now: datetime) -> Iterator[Strip]:
+def _change(last: PlanChange | None, account: Account, now: datetime, sees_money: bool) -> Iterator[Strip]:
     if last is None:
         return
     plans = {"before": last.from_version.plan.name, "plan": last.to_version.plan.name}
     if last.state == PlanChange.State.ANNOUNCED:
-        yield _announced(last, account, plans)
+        yield _announced(last, account, plans, sees_money)
     elif last.state in UNDER_WAY:
         yield _under_way(last, plans)
     elif last.ended_at is None or last.ended_at < now - FAILED_FOR:
@@ -106,17 +108,17 @@ def _was_made_now(last: PlanChange, now: datetime) -> bool:
     return is_made and last.ended_at is not None and last.ended_at > now - DONE_FOR
 
 
-def _announced(change: PlanChange, account: Account, plans: dict[str, str]) -> Strip:
+def _announced(change: PlanChange, account: Account, plans: dict[str, str], sees_money: bool) -> Strip:
     lead = format_html(_("At {at} you move from {before} to {plan}, as you agreed."), at=moment(change.due_at), **plans)
     rest = _("Calls keep being served. Undo it until then, and nothing is charged for the upgrade.")
-    if change.previewed_minor is not None:
+    if sees_money and change.previewed_minor is not None:
         amount = formatting.money(change.previewed_minor, account.currency)
         rest = _("%(amount)s are due then. ") % {"amount": amount} + rest
     undo = Button(_("Undo the upgrade"), "undo", is_form=True, name="change", value=str(change.pk))
     return Strip("announced", "warn", lead, rest, undo, polls_seconds=10)
 
 
-def _ahead(account: Account) -> Iterator[Strip]:
+def _ahead(account: Account, sees_money: bool) -> Iterator[Strip]:
     """What is arranged for later."""
     plan = account.plan_version.plan.name
     keep = Button(_("Keep %(plan)s") % {"plan": plan}, "reactivate", is_form=True)
@@ -135,4 +137,5 @@ def _ahead(account: Account) -> Iterator[Strip]:
         lead = format_html(_("Your trial of {plan} ends at {at}."), plan=plan, at=moment(account.trial_ends_at))
         terms = accounts.pricing_terms(account.plan_version, account.currency)
         fee = formatting.money(terms.fee_minor, terms.currency)
-        yield Strip("trial", "calm", lead, _("Then %(fee)s are due for each period.") % {"fee": fee})
+        rest = _("Then %(fee)s are due for each period.") % {"fee": fee} if sees_money else ""
+        yield Strip("trial", "calm", lead, rest)

@@ -57,9 +57,10 @@ class Trends:
     total: Driver
     figure: Figure
     rows: tuple[PeriodRow, ...]
+    sees_money: bool
 
 
-def trends(*, account: Account, now: datetime) -> Trends:
+def trends(*, account: Account, now: datetime, sees_money: bool = True) -> Trends:
     """Thirteen periods up to this instant."""
     statement = estimates.statement(account=account, now=now)
     months = _since_first_use(estimates.months(account=account, now=now))
@@ -79,6 +80,7 @@ def trends(*, account: Account, now: datetime) -> Trends:
         total=total,
         figure=figure(months, statement),
         rows=tuple(reversed(list(_rows(months)))),
+        sees_money=sees_money,
     )
 
 

@@ -16,9 +16,9 @@ from dashboard.arrivals import arrival
 from dashboard.dues import dues
 from dashboard.forms import ChangeForm, SubscribeForm, UndoForm
 from dashboard.offers import offers
-from dashboard.pages import money_form, render_page, with_account
+from dashboard.pages import money_form, needs, render_page, with_account
 from dashboard.strips import kinds, strips
-from tenants.access import TenantRequest, tenant_page
+from tenants.access import Right, TenantRequest, tenant_page
 
 
 def absolute(request: TenantRequest, page: str) -> str:
@@ -28,6 +28,7 @@ def absolute(request: TenantRequest, page: str) -> str:
 
 @require_safe
 @tenant_page
+@needs(Right.SEE_MONEY)
 @with_account
 def plan(request: TenantRequest, account: Account) -> HttpResponse:
     """`?currency=` one that the plans are sold in; anything else is read as the account's."""
@@ -71,6 +72,7 @@ def subscribe(request: TenantRequest, account: Account) -> HttpResponse:
 
 @require_safe
 @tenant_page
+@needs(Right.SEE_MONEY)
 @with_account
 def returned(request: TenantRequest, account: Account) -> HttpResponse:
     """Back from Checkout. Polls read what the webhooks have brought; whoever loads the page asks Stripe itself."""
@@ -83,11 +85,14 @@ def returned(request: TenantRequest, account: Account) -> HttpResponse:
 
 
 @tenant_page
-@with_account
-def change(request: TenantRequest, account: Account) -> HttpResponse:
+def change(request: TenantRequest) -> HttpResponse:
     """`?to=` a version: what the change costs and when it happens. Posting it makes the change."""
-    if request.method == "POST":
-        return _confirm(request)
+    return _confirm(request) if request.method == "POST" else _preview(request)
+
+
+@needs(Right.SEE_MONEY)
+@with_account
+def _preview(request: TenantRequest, account: Account) -> HttpResponse:
     version = previews.offered(account, request.GET.get("to", ""))
     if version is None:
         raise Http404
@@ -152,6 +157,7 @@ def portal(request: TenantRequest, account: Account) -> HttpResponse:
 
 @require_safe
 @tenant_page
+@needs(Right.SEE_MONEY)
 @with_account
 def pay(request: TenantRequest, account: Account) -> HttpResponse:
     """The open invoices as Stripe has them; their pay links lead to Stripe's pages."""

@@ -14,16 +14,17 @@ from dashboard import formatting
 from dashboard.forms import ConsentForm, HardLimitForm, PolicyForm
 from dashboard.limits import Limits, effect
 from dashboard.limits import limits as limits_of
-from dashboard.pages import money_form, render_page, with_account
+from dashboard.pages import money_form, needs, render_page, with_account
 from metering.models import Policy
-from tenants.access import TenantRequest, tenant_page
+from tenants.access import Right, TenantRequest, tenant_page
 
 
 @require_safe
 @tenant_page
+@needs(Right.SEE_WHOLE)
 @with_account
 def limits(request: TenantRequest, account: Account) -> HttpResponse:
-    page = limits_of(account=account, now=timezone.now())
+    page = limits_of(account=account, now=timezone.now(), sees_money=Right.SEE_MONEY in request.rights)
     calls = "" if account.hard_limit is None else str(account.hard_limit)
     money = formatting.major(account.hard_limit_minor, account.currency)
     form = _hard_limit_form(account, page, initial={"calls": calls, "money": money})

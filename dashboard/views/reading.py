@@ -11,17 +11,18 @@ from dashboard.arithmetic import projected_invoice
 from dashboard.explanations import EXPLANATIONS
 from dashboard.explorer import explorer
 from dashboard.overview import overview as overview_of
-from dashboard.pages import render_page, with_account
+from dashboard.pages import needs, render_page, with_account
 from dashboard.trends import trends as trends_of
 from metering import usage as metered
-from tenants.access import TenantRequest, tenant_page
+from tenants.access import Right, TenantRequest, tenant_page
 
 
 @require_safe
 @tenant_page
+@needs(Right.SEE_WHOLE)
 @with_account
 def overview(request: TenantRequest, account: Account) -> HttpResponse:
-    page = overview_of(account=account, now=timezone.now())
+    page = overview_of(account=account, now=timezone.now(), sees_money=Right.SEE_MONEY in request.rights)
     context = {"account": account, "page": page}
     key = "" if request.htmx else first_key.handed_over(request)
     if not key:
@@ -42,14 +43,16 @@ def usage(request: TenantRequest, account: Account) -> HttpResponse:
 
 @require_safe
 @tenant_page
+@needs(Right.SEE_WHOLE)
 @with_account
 def trends(request: TenantRequest, account: Account) -> HttpResponse:
-    page = trends_of(account=account, now=timezone.now())
+    page = trends_of(account=account, now=timezone.now(), sees_money=Right.SEE_MONEY in request.rights)
     return render_page(request, "dashboard/trends.html", "content", {"account": account, "page": page})
 
 
 @require_safe
 @tenant_page
+@needs(Right.SEE_MONEY)
 @with_account
 def invoice(request: TenantRequest, account: Account) -> HttpResponse:
     page = projected_invoice(account=account, now=timezone.now())

@@ -1,5 +1,6 @@
 """Tenants in the states that the pages show. Usage is written into the rollup itself: no page asks where it came from."""
 
+import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,7 +15,7 @@ from django.utils import timezone
 from billing.onboarding import Onboarded
 from metering import periods
 from metering.models import Allowance
-from tenants.models import ApiKey
+from tenants.models import ApiKey, Project, Role, Tenant, User
 from tests.billing.conftest import prices, stripe, subscribe
 
 __all__ = ["prices", "stripe", "subscribe"]  # fixtures of theirs
@@ -98,6 +99,22 @@ class Visitor:
         response = self.client.get(f"/t/{self.slug}/{name}", **options)
         assert response.status_code == 200
         return response.content.decode()
+
+    def becomes(self, role: Role, *, projects: Iterable[Project] | None = None) -> None:
+        """This person has another role from now on, restricted to these projects where some are given."""
+        be(self.owned.tenant, role, projects=projects)
+
+
+def be(tenant: Tenant, role: Role, *, projects: Iterable[Project] | None = None) -> None:
+    """The tenant's first owner has this role; somebody else owns it, since somebody must."""
+    if role != Role.OWNER:
+        other = User.objects.create_user(f"other-{uuid.uuid4().hex[:10]}@example.com")
+        tenant.memberships.create(user=other, role=Role.OWNER)
+    membership = tenant.memberships.earliest("created_at")
+    membership.role, membership.is_restricted = role, projects is not None
+    membership.save(update_fields=["role", "is_restricted"])
+    for project in projects or ():
+        membership.seen.create(tenant=tenant, project=project)
 
 
 Visit = Callable[..., Visitor]

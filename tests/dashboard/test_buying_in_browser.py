@@ -14,8 +14,10 @@ from billing import accounts, catalogue, changes, subscriptions
 from billing.models import Account
 from metering.models import Allowance
 from sandbox.stripe_simulator import Settings, StripeSimulator
+from tenants.models import Role
 from tests.billing.conftest import GOOD_CARD, KEY, THIN_WEBHOOK_SECRET, WEBHOOK_SECRET, Stripe
 
+from .conftest import be
 from .test_in_browser import (  # the browser's fixtures
     Open,
     assert_fits_and_is_accessible,
@@ -216,7 +218,7 @@ def test_the_pages_of_buying_are_accessible_and_fit(
     Account.objects.filter(pk=account.pk).update(state="restricted", past_due_since=timezone.now())
     page.goto(f"{home}/plan")
     assert_fits_and_is_accessible(page, width)
-    account.tenant.memberships.update(role="viewer")
+    be(account.tenant, Role.VIEWER)
     page.goto(f"{home}/limits")
     assert_fits_and_is_accessible(page, width)
     assert complaints == []

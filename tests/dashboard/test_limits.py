@@ -139,7 +139,7 @@ def test_what_is_no_limit_is_told_beside_its_field(visit: Visit, field: str, val
 @pytest.mark.parametrize("role", [Role.DEVELOPER, Role.VIEWER])
 def test_others_see_the_limits_and_are_told_why_they_cannot_change_them(visit: Visit, role: Role) -> None:
     acme = visit(plan="launch", hard_limit=500)
-    acme.owned.tenant.memberships.update(role=role)
+    acme.becomes(role)
     text = acme.page("limits")
     assert (
         "Limits are set by the tenant&#x27;s owners and billing members." in text
@@ -155,7 +155,7 @@ def test_others_see_the_limits_and_are_told_why_they_cannot_change_them(visit: V
 
 def test_billing_members_may(visit: Visit) -> None:
     acme = visit(plan="launch")
-    acme.owned.tenant.memberships.update(role=Role.BILLING)
+    acme.becomes(Role.BILLING)
     post(acme, "hard-limit", calls="7", money="")
     assert account(acme).hard_limit == 7
 

@@ -168,7 +168,7 @@ def test_nobody_else_undoes_it(visit: Visit) -> None:
     assert initech.client.post(f"/t/{acme.slug}/plan/undo", fields).status_code == 404
     assert initech.client.post(f"/t/{initech.slug}/plan/undo", fields).status_code == 404
     assert initech.client.post(f"/t/{initech.slug}/plan/undo", {"change": "nonsense"}).status_code == 404
-    acme.owned.tenant.memberships.update(role=Role.DEVELOPER)
+    acme.becomes(Role.DEVELOPER)
     assert acme.client.post(f"/t/{acme.slug}/plan/undo", fields).status_code == 403
     text = words(acme.page())
     assert "Undo the upgrade" not in text

@@ -1,0 +1,28 @@
+"""Every address below a tenant, so that a new page is covered when it is added, and what to fill into it."""
+
+from collections.abc import Callable, Iterator
+
+from django.urls import URLPattern, reverse
+
+from billing.onboarding import Onboarded
+from dashboard.urls import urlpatterns
+
+# What stands in an address beside the tenant, by its name there: something of the tenant's own that exists.
+VALUES: dict[str, Callable[[Onboarded], object]] = {
+    "tenant_slug": lambda owned: owned.tenant.slug,
+}
+
+
+def tenant_pages() -> Iterator[str]:
+    """The names of all of them."""
+    for pattern in urlpatterns:
+        if isinstance(pattern, URLPattern) and "tenant_slug" in pattern.pattern.converters and pattern.name:
+            unknown = set(pattern.pattern.converters) - VALUES.keys()
+            assert not unknown, f"teach tests/dashboard/addresses.py what {unknown} of {pattern.name} may be"
+            yield pattern.name
+
+
+def address_of(name: str, owned: Onboarded) -> str:
+    """The page of this name, about what is the tenant's own."""
+    (pattern,) = (one for one in urlpatterns if isinstance(one, URLPattern) and one.name == name)
+    return reverse(name, kwargs={part: VALUES[part](owned) for part in pattern.pattern.converters})
