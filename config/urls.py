@@ -18,6 +18,7 @@ urlpatterns = [
 ]
 if settings.SANDBOX:
     urlpatterns.append(path("sandbox/v1/", include("sandbox.urls")))
+    urlpatterns.append(path("sandbox/", include("sandbox.page_urls")))
 urlpatterns.append(path("", include("dashboard.urls")))
 
 handler404 = "tenants.error_answers.not_found"

@@ -119,7 +119,7 @@ class Loader:
         occurred_at = cell.hour + random.random() * (end - cell.hour)
         project_id, key_id = self._keys[cell.key]
         return recorder.Entry(
-            str(_call_id(occurred_at, random)), self._tenant_id, project_id, key_id, cell.stream.capability, answer.outcome,
+            str(call_id(occurred_at, random)), self._tenant_id, project_id, key_id, cell.stream.capability, answer.outcome,
             answer.reason, answer.status, int(answer.outcome == "billable"), latency_us, occurred_at,
             period.start.timestamp(), period.end.timestamp(), None,
         )  # fmt: skip
@@ -156,7 +156,7 @@ def _text(epoch: int) -> str:
     return datetime.fromtimestamp(epoch, UTC).isoformat()
 
 
-def _call_id(occurred_at: float, random: Random) -> UUID:
+def call_id(occurred_at: float, random: Random) -> UUID:
     """As `recorder.call_id`, from repeatable chance."""
     chance = random.getrandbits(74)
     milliseconds = int(occurred_at * 1000)

@@ -26,12 +26,13 @@ def subscribe(*, now: datetime, say: Say, stories: Iterable[story.TenantStory] =
     )
     paying = [account for account in found if accounts.is_sold(account.plan_version)]
     for account in paying:
-        _subscribe(account, now)
+        subscribe_one(account, now)
         say(f"{account.tenant.name} is a customer of Stripe, on {account.plan_version.plan.name}")
     return len(paying)
 
 
-def _subscribe(account: Account, now: datetime) -> None:
+def subscribe_one(account: Account, now: datetime) -> None:
+    """The tenant has a customer at Stripe with a card, subscribed since its running period began."""
     period = usage.current_period(allowance=account.tenant.allowance, now=now)
     customer_id = checkout.customer(account)
     stripe_api.give_card(customer_id=customer_id, card=CARD, key=f"demo-card-{account.pk}")
@@ -44,4 +45,9 @@ def _subscribe(account: Account, now: datetime) -> None:
         backdated_to=period.start,
         key=f"demo-subscription-{account.pk}",
     )
+    sync(account, now)
+
+
+def sync(account: Account, now: datetime) -> None:
+    """The account says what Stripe says."""
     subscriptions.sync(account_id=account.pk, now=now)

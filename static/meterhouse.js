@@ -14,8 +14,7 @@
 
   // A page that nobody looks at asks nothing; coming back, it asks at once.
   document.addEventListener("htmx:confirm", (event) => {
-    const polls = event.target === live() || event.target.hasAttribute("data-polls");
-    if (polls && document.hidden) event.preventDefault();
+    if (isPoll(event.target) && document.hidden) event.preventDefault();
   });
   document.addEventListener("visibilitychange", () => {
     if (!document.hidden && live()) htmx.trigger(live(), "refresh");
@@ -26,6 +25,43 @@
     document.addEventListener(name, (event) => event.target === live() && tell(true));
   }
   document.addEventListener("htmx:afterSwap", (event) => event.target === live() && tell(false));
+
+  // A region that the reader asked for says that it is coming, and when it failed says so and offers to try again.
+  const SLOW = 250; // milliseconds: what comes sooner needs no sign
+  const isPoll = (element) => element === live() || element.hasAttribute("data-polls");
+  const waits = new WeakMap();
+  const isHere = (region) => {
+    clearTimeout(waits.get(region));
+    region.removeAttribute("aria-busy");
+    document.getElementById("failed-region")?.remove();
+  };
+  const sayFailed = ({ elt, target, requestConfig, pathInfo }) => {
+    isHere(target);
+    const words = state()?.dataset;
+    if (!words) return;
+    const note = document.createElement("p");
+    note.id = "failed-region";
+    note.className = "failed-region";
+    note.setAttribute("role", "alert");
+    note.append(words.failed, " ");
+    if (requestConfig.verb === "get") {
+      const again = document.createElement("a");
+      again.href = pathInfo.finalRequestPath;
+      again.textContent = words.again;
+      again.addEventListener("click", (event) => {
+        event.preventDefault();
+        htmx.ajax("GET", pathInfo.finalRequestPath, { source: elt, target });
+      });
+      note.append(again);
+    }
+    target.before(note);
+  };
+  document.addEventListener("htmx:beforeRequest", ({ target, detail }) => {
+    if (!isPoll(target)) waits.set(detail.target, setTimeout(() => detail.target.setAttribute("aria-busy", "true"), SLOW));
+  });
+  document.addEventListener("htmx:afterRequest", ({ target, detail }) => {
+    if (!isPoll(target) && detail.target) detail.successful ? isHere(detail.target) : sayFailed(detail);
+  });
 
   // What the reader opened stays open when the numbers around it change.
   if (window.Idiomorph) {

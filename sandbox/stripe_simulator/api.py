@@ -67,7 +67,8 @@ class Api:
     def answer(self, request: Request) -> Answer:
         """The answer, faults included."""
         call = Call(request, self.world.new_id("req", 14), request.headers.get("idempotency-key") or None)
-        call.fault = self.faults.request(request.method, request.path)
+        named = f"{request.query} {request.body.decode(errors='replace')}"
+        call.fault = self.faults.request(request.method, request.path, named)
         if call.meets("drop_before"):
             return self._logged(call, Answer(0, cut=True))
         saved = self._saved(call)

@@ -183,6 +183,24 @@ def close_dispute(control: Control, given: Json) -> Any:
     )
 
 
+@act("POST", "subscriptions")
+def give_up(control: Control, given: Json) -> Any:
+    """`subscription` is `unpaid`, as after the last attempt to be paid."""
+    if given["status"] != "unpaid":
+        raise ValueError("status is unpaid")
+
+    def run(world: World) -> Json:
+        found = world.load("subscription", given["subscription"])
+        for invoice in world.walk("invoice", parent=found["id"]):
+            timers.cancel(world, "collect", invoice["id"])
+            if invoice["status"] == "open":
+                world.change(invoice, None, auto_advance=False, next_payment_attempt=None)
+        world.change(found, "customer.subscription.updated", status="unpaid")
+        return found
+
+    return control.within(run)
+
+
 @act("POST", "events")
 def send_event(control: Control, given: Json) -> Any:
     """An event of `type` about the object `id`, whether anything happened or not."""

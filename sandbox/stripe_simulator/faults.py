@@ -25,6 +25,7 @@ class Rule:
     kind: str
     method: str = "*"
     path: str = "/v1/"  # a prefix
+    about: str = ""  # an id that the request names, in its query or its body
     event: str = ""  # a prefix of the event type, or of the meter's event name for `reject`
     nth: int = 1
     probability: float | None = None
@@ -70,9 +71,13 @@ class Faults:
         with self._lock:
             return [asdict(rule) for rule in self._rules]
 
-    def request(self, method: str, path: str) -> Rule | None:
-        """The fault that meets this request."""
-        return self._first(REQUEST_KINDS, lambda rule: rule.method in ("*", method) and path.startswith(rule.path))
+    def request(self, method: str, path: str, named: str = "") -> Rule | None:
+        """The fault that meets this request. `named`: its query and body."""
+
+        def is_meant(rule: Rule) -> bool:
+            return rule.method in ("*", method) and path.startswith(rule.path) and rule.about in named
+
+        return self._first(REQUEST_KINDS, is_meant)
 
     def webhook(self, event_type: str) -> Rule | None:
         """The fault that meets this webhook."""
