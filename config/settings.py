@@ -248,6 +248,7 @@ METERING = {
     "KEY_OUTAGE_SECONDS": env.float("KEY_OUTAGE_SECONDS", 300.0),  # a verified key stays valid while PostgreSQL is away
 }
 CALL_LOG_DAYS = env.int("CALL_LOG_DAYS", 35)
+EVENTS_MAX_AGE_DAYS = env.int("EVENTS_MAX_AGE_DAYS", 30)  # older events are refused; never older than the call log
 BURST_TIMEOUT_SECONDS = 0.05  # a slow Redis costs a call at most this
 MANAGEMENT_BURST_PER_SECOND = env.int("MANAGEMENT_BURST_PER_SECOND", 50)  # /api/v1, per tenant
 

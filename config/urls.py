@@ -10,6 +10,7 @@ from config import health
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("admin", RedirectView.as_view(url="/admin/")),
+    path("api/v1/", include("metering.urls")),
     path("api/v1/", include("billing.urls")),
     path("favicon.ico", RedirectView.as_view(url="/static/favicon.svg")),
     path("livez", health.livez),

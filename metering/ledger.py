@@ -39,14 +39,15 @@ def commit(connection: Connection, batch: Batch) -> list[Settled]:
     """
     for placing in range(PLACINGS + 1):
         try:
-            return _commit(connection, batch if placing == 0 else _placed(connection, batch))
+            return commit_once(connection, batch if placing == 0 else placed(connection, batch))
         except psycopg.Error as error:
             if error.sqlstate != BOUNDARY_MOVED:
                 raise
     raise psycopg.errors.SerializationFailure("Boundaries of periods moved all the while.")
 
 
-def _commit(connection: Connection, batch: Batch) -> list[Settled]:
+def commit_once(connection: Connection, batch: Batch) -> list[Settled]:
+    """As `commit`, for a caller with a transaction of its own: a boundary that has moved is an error (BOUNDARY_MOVED)."""
     entries = _thinned(batch.entries)
     hours, places = _hours(entries)
     parameters = (batch.id, *_quotas(hours), *_rolled_up(hours), *_logged(entries, places), *_leaving(batch))
@@ -199,7 +200,7 @@ FROM metering_quota WHERE tenant_id = ANY(%s) ORDER BY tenant_id, period_start
 ANCHORS = "SELECT tenant_id, anchor FROM metering_allowance WHERE tenant_id = ANY(%s)"
 
 
-def _placed(connection: Connection, batch: Batch) -> Batch:
+def placed(connection: Connection, batch: Batch) -> Batch:
     """The batch, under the same id, with each call in the period that holds it now, or in one that overlaps no other."""
     tenant_ids = list({entry.tenant_id for entry in batch.entries})
     known: dict[UUID, list[tuple[float, float]]] = {}

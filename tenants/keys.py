@@ -33,6 +33,7 @@ SHAPE = re.compile(
 SCOPES = {
     "calls": "Call the metered product API",
     "usage:read": "Read usage, limits and estimates",
+    "events:write": "Send events: usage of services that are not called through us",
     "limits:write": "Set the daily cap and the limits of projects and keys",
     "projects:write": "Create, rename, archive and restore projects",
     "keys:write": "Create, rotate and revoke API keys, with no more scopes than its own",

@@ -142,7 +142,7 @@ def test_boundaries_that_keep_moving_make_a_flush_wait_and_nothing_is_set_aside(
     make_tenant: MakeTenant, monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path
 ) -> None:
     settings.METERING = {**settings.METERING, "SPOOL_DIR": str(tmp_path)}
-    acme, meter, placed = make_tenant(now=NOW, anchor=NOW - timedelta(days=5)), engine.Engine(), ledger._placed
+    acme, meter, placed = make_tenant(now=NOW, anchor=NOW - timedelta(days=5)), engine.Engine(), ledger.placed
     start, end, _ = rows(acme)[-1]
     old = {"period_start": start.timestamp(), "period_end": end.timestamp()}
     meter.buffer.append(entry(acme, occurred_at=NOW.timestamp(), **old))
@@ -159,7 +159,7 @@ def test_boundaries_that_keep_moving_make_a_flush_wait_and_nothing_is_set_aside(
 
     move()
     with monkeypatch.context() as moving:
-        moving.setattr(ledger, "_placed", placed_and_moved_again)
+        moving.setattr(ledger, "placed", placed_and_moved_again)
         assert not meter.flush()
     assert books(acme.tenant.id).used == 0
     assert invariants.nothing_is_set_aside(tenant_id=acme.tenant.id) == []

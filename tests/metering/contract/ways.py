@@ -1,5 +1,6 @@
 """The ways in. Each one meters a call of a customer's program; the contract asks the same of all."""
 
+import itertools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,10 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from metering.decorators import metered
+from metering.events.api import EventsView
 from metering.throttles import TierThrottle
+from tenants import keys
+from tenants.models import ApiKey
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ urlpatterns = [
     path("throttled", ThrottledView.as_view()),
     path("plain", plain_view),
     path("async", async_view),
+    path("events", EventsView.as_view()),
 ]
 
 
@@ -84,10 +89,42 @@ class View(WayIn):
         return Answer(answer.status_code, fields, answer.json() if answer.content else None)
 
 
+class Events(WayIn):
+    """An event of a service that asks before it serves, and tells how it will answer."""
+
+    name = "events"
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+
+    def call(self, key: str | None, *, status: int = 200, cost: int = 1) -> Answer:
+        self._let_send(key)
+        event = {
+            "id": f"{next(self._numbers)}", "capability": "contract", "quantity": cost, "status": status, "admit": True,
+        }  # fmt: skip
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        answer = Client().post("/events", event, content_type="application/json", headers=headers)
+        fields = {name.lower(): value for name, value in answer.headers.items()}
+        document = answer.json()
+        if answer.status_code != 200:
+            return Answer(answer.status_code, fields, document)
+        assert document["accepted"] == 1
+        return Answer(status, {"meterhouse-call-id": document["events"][0]["call_id"], **fields}, document)
+
+    @staticmethod
+    def _let_send(key: str | None) -> None:
+        """A key that may call may send events as well: the contract's keys are made without that scope."""
+        if key and keys.is_well_formed(key):
+            may_call = ApiKey.objects.filter(public_id=key[8:20], scopes__contains=["calls"])
+            if may_call.exclude(scopes__contains=["events:write"]).update(scopes=["calls", "events:write"]):
+                keys.cache.clear()
+
+
 WAYS: list[WayIn] = [
     View("throttled"),
     View("plain"),
     View("async"),
     View("throttled", in_event_loop=True),
     View("async", in_event_loop=True),
+    Events(),
 ]
