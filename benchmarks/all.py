@@ -24,6 +24,7 @@ BENCHMARKS = {
     "memory": "Memory",
     "reporting": "Usage reports",
     "price_lab": "The price lab",
+    "events": "Events",
 }
 
 
