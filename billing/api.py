@@ -1,7 +1,5 @@
 """The management API on usage and limits: what programs read. The dashboard shows the same numbers from the same reads."""
 
-from dataclasses import replace
-from datetime import MAXYEAR, UTC, datetime, timedelta
 from typing import Any
 
 from django.utils import timezone
@@ -13,7 +11,7 @@ from rest_framework.views import APIView
 
 from metering import limits, usage
 from metering.models import MAX_CALLS, LimitKind, Outcome
-from metering.periods import Period, hour_from, hour_of
+from metering.periods import Period
 from metering.throttles import ManagementThrottle
 from tenants import directory
 from tenants.keys import Caller
@@ -22,12 +20,6 @@ from tenants.problems import Problem
 
 from . import estimates, pricing
 from .models import Account
-
-LONGEST_RANGE = {
-    usage.Granularity.HOUR: timedelta(days=62),
-    usage.Granularity.DAY: timedelta(days=400),
-    usage.Granularity.MONTH: timedelta(days=800),
-}
 
 
 class NoAccount(Problem):
@@ -104,11 +96,11 @@ def _capability(group: usage.Group) -> dict[str, Any]:
         "rejected": counts.refused,
         "errors": counts.failed,
         "error_rate": round(counts.failed / counts.answered, 6) if counts.answered else 0.0,
-        "latency_ms": _latency(group.latency),
+        "latency_ms": latency_ms(group.latency),
     }
 
 
-def _latency(latency: usage.Latency) -> dict[str, float | None]:
+def latency_ms(latency: usage.Latency) -> dict[str, float | None]:
     return {
         name: None if value is None else round(value / 1000, 3)
         for name, value in (("p50", latency.p50_us), ("p95", latency.p95_us), ("p99", latency.p99_us))
@@ -135,109 +127,6 @@ def _range(values: Any) -> dict[str, int | None]:
     return {"low": values.low, "likely": values.likely, "high": values.high}
 
 
-class SeriesQuery(serializers.Serializer[dict[str, Any]]):
-    """Query of the series: `from` and `to` are dates or instants (UTC when no offset is given), `to` is exclusive.
-
-    `capability`, `project` (its slug) and `key` (its prefix) narrow it to what is theirs.
-    """
-
-    granularity = serializers.ChoiceField(choices=[value.value for value in usage.Granularity], default="day")
-    group_by = serializers.ChoiceField(choices=[value.value for value in usage.GroupBy], required=False)
-    capability = serializers.CharField(required=False)
-    project = serializers.CharField(required=False)
-    key = serializers.CharField(required=False)
-
-    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
-        fields = super().get_fields()
-        fields["from"] = Instant(required=False)
-        fields["to"] = Instant(required=False)
-        return fields
-
-
-class Instant(serializers.Field[datetime, str, str, datetime]):
-    """ISO 8601: `2026-11-01` or `2026-11-01T13:00:00Z`."""
-
-    def to_internal_value(self, data: str) -> datetime:
-        try:
-            instant = datetime.fromisoformat(data)
-        except (TypeError, ValueError):
-            raise serializers.ValidationError("Write it as 2026-11-01 or 2026-11-01T13:00:00Z.") from None
-        if instant.year == MAXYEAR:  # its last hour has no end
-            raise serializers.ValidationError("The year is out of range.")
-        try:
-            return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
-        except OverflowError:
-            raise serializers.ValidationError("The year is out of range.") from None
-
-    def to_representation(self, value: datetime) -> str:
-        return value.isoformat()
-
-
-class SeriesView(ManagementView):
-    """`GET /api/v1/usage/series`: usage over time. By default the running period by day.
-
-    Hour granularity reaches over at most 62 days, day over 400, month over 800. Buckets are UTC and carry their start. Usage is
-    kept by whole hours: a range is widened to them, and `from` and `to` of the answer say the range that is answered.
-    """
-
-    def get(self, request: Request) -> Response:
-        account = self.account(request)
-        unknown = set(request.query_params) - SeriesQuery().fields.keys()
-        if unknown:  # answering as if it had filtered would be a wrong number
-            raise serializers.ValidationError({name: ["There is no such parameter."] for name in sorted(unknown)})
-        query = SeriesQuery(data=request.query_params)
-        query.is_valid(raise_exception=True)
-        asked = query.validated_data
-        granularity = usage.Granularity(asked["granularity"])
-        group_by = usage.GroupBy(asked["group_by"]) if asked.get("group_by") else None
-        scope = self._scope(account, asked, granularity)
-        as_of = usage.as_of()
-        points = usage.series(scope, granularity=granularity, group_by=group_by)
-        names = group_names(account, group_by)
-        return Response(
-            {
-                "tenant": account.tenant.slug,
-                "from": scope.start,
-                "to": scope.end,
-                "granularity": granularity.value,
-                "group_by": group_by.value if group_by else None,
-                "as_of": as_of,
-                "series": [_point(point, names) for point in points],
-            }
-        )
-
-    @staticmethod
-    def _scope(account: Account, asked: dict[str, Any], granularity: usage.Granularity) -> usage.Scope:
-        now = timezone.now()
-        period = usage.current_period(allowance=account.tenant.allowance, now=now)
-        start, end = asked.get("from") or period.start, asked.get("to") or period.end
-        whole = asked.get("from") is None and asked.get("to") is None
-        if not whole:
-            start, end = hour_of(start), hour_from(end)
-        longest = LONGEST_RANGE[granularity]
-        if start >= end:
-            raise serializers.ValidationError({"to": ["It must be later than 'from'."]})
-        if end - start > longest:
-            raise serializers.ValidationError(
-                {"to": [f"By {granularity.value} at most {longest.days} days are answered."]}
-            )
-        subjects = SeriesView._subjects(account, asked)
-        if whole:
-            return replace(usage.Scope.of_period(account.tenant_id, period), **subjects)
-        return usage.Scope(account.tenant_id, start, end, **subjects)
-
-    @staticmethod
-    def _subjects(account: Account, asked: dict[str, Any]) -> dict[str, Any]:
-        """What the series is narrowed to; raises ValidationError for what is not the tenant's."""
-        found = {"capability": asked.get("capability")}
-        for kind, name in ((LimitKind.PROJECT, "project"), (LimitKind.KEY, "key")):
-            if name in asked:
-                found[f"{name}_id"] = subject_id(account, kind, asked[name])
-                if found[f"{name}_id"] is None:
-                    raise serializers.ValidationError({name: [f"There is no such {name}."]})
-        return found
-
-
 def group_names(account: Account, group_by: usage.GroupBy | None) -> dict[str, str]:
     """What to call the groups: a project's slug or a key's prefix, by id; capabilities go by their own name."""
     if group_by is usage.GroupBy.PROJECT:
@@ -258,19 +147,6 @@ def subject_id(account: Account, kind: LimitKind, name: str) -> int | None:
         return found.values_list("id", flat=True).first()
     keys = ApiKey.objects.filter(tenant_id=account.tenant_id, public_id=name.removeprefix("mh_live_"))
     return keys.values_list("id", flat=True).first()
-
-
-def _point(point: usage.Point, names: dict[str, str]) -> dict[str, Any]:
-    counts = point.counts
-    return {
-        "start": point.start,
-        "group": names.get(point.group, point.group) or None,
-        "billable": counts.billable,
-        "units": counts.units,
-        "rejected": counts.refused,
-        "failed": counts.failed,
-        "latency_ms": _latency(point.latency),
-    }
 
 
 class LimitBody(serializers.Serializer[dict[str, Any]]):

@@ -162,7 +162,8 @@ class Month:
     period: periods.Period
     capabilities: dict[str, usage.Counts]
     total: usage.Counts
-    same_day: usage.Counts  # the part of the period up to the same place as the running one has reached
+    by_place: dict[str, usage.Counts]  # by capability, the part up to the same place as the running period has reached
+    same_day: usage.Counts  # the sum of it
     invoice: pricing.Invoice
 
 
@@ -171,20 +172,17 @@ def months(*, account: Account, now: datetime, count: int = 13) -> list[Month]:
 
     The hard limit in money holds for the running period: what was agreed in earlier ones their invoices say.
     """
-    allowance = Allowance.objects.get(pk=account.tenant_id)
-    wanted = usage.last_periods(allowance=allowance, now=now, count=count)
+    wanted = usage.last_periods(allowance=account.tenant.allowance, now=now, count=count)
     current = wanted[-1]
-    found = usage.by_period(tenant_id=account.tenant_id, wanted=wanted)
-    reached = now - current.start
+    found = usage.so_far(tenant_id=account.tenant_id, wanted=wanted, reached=now - current.start)
     terms = accounts.pricing_terms(account.plan_version, account.currency)
     result = []
     for period in wanted:
-        total = sum(found[period].values(), usage.Counts())
-        scope = usage.Scope(
-            account.tenant_id, periods.hour_of(period.start), min(period.start + reached, period.end), period.start
-        )
-        same_day = total if period == current else sum((counts for _, _, counts in usage.daily(scope)), usage.Counts())
+        whole = {name: counts for name, (counts, _) in found[period].items()}
+        by_place = whole if period == current else {name: part for name, (_, part) in found[period].items()}
+        total = sum(whole.values(), usage.Counts())
         cap_minor = account.hard_limit_minor if period == current else None
         invoice = pricing.invoice(terms=terms, quantity=total.units, cap_minor=cap_minor)
-        result.append(Month(period, found[period], total, same_day, invoice))
+        same_day = sum(by_place.values(), usage.Counts())
+        result.append(Month(period, whole, total, by_place, same_day, invoice))
     return result

@@ -2,11 +2,11 @@ from django.urls import path
 
 from metering.models import LimitKind
 
-from . import api, api_keys, api_projects
+from . import api, api_keys, api_projects, series_api
 
 urlpatterns = [
     path("usage", api.UsageView.as_view(), name="api-usage"),
-    path("usage/series", api.SeriesView.as_view(), name="api-usage-series"),
+    path("usage/series", series_api.SeriesView.as_view(), name="api-usage-series"),
     path("limits", api.LimitsView.as_view(), name="api-limits"),
     path("limits/day", api.OwnLimitView.as_view(kind=LimitKind.DAY), name="api-limit-day"),
     path("limits/projects/<slug:subject>", api.OwnLimitView.as_view(kind=LimitKind.PROJECT), name="api-limit-project"),

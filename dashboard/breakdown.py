@@ -1,13 +1,14 @@
 """Usage by capability, project or API key: the rows of a table whose total is the period's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from metering import usage
-from tenants.models import ApiKey, Project, Tenant
+from metering.models import Outcome
+from tenants.models import ApiKey, Project
 
 from . import formatting
 from .changes import Change, change
@@ -17,7 +18,14 @@ CHOICES = {
     usage.GroupBy.CAPABILITY: gettext_lazy("Capability"),
     usage.GroupBy.PROJECT: gettext_lazy("Project"),
     usage.GroupBy.KEY: gettext_lazy("API key"),
+    usage.GroupBy.OUTCOME: gettext_lazy("Outcome"),
 }
+OUTCOMES = {
+    Outcome.BILLABLE.value: gettext_lazy("Billable"),
+    Outcome.FAILED.value: gettext_lazy("Failed"),
+    Outcome.REFUSED.value: gettext_lazy("Refused"),
+}
+MOST_ROWS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +41,8 @@ class Row:
     width: float
     error_rate: str
     change: Change
+    group: str = ""
+    address: str = ""  # query of what is in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +52,7 @@ class Breakdown:
     heading: str
     rows: tuple[Row, ...]
     total: Row
+    left_out: int = 0  # groups beyond the most that are listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +63,11 @@ class Label:
     detail: str = ""
 
 
-def labels(*, tenant: Tenant, group_by: usage.GroupBy) -> dict[str, Label]:
-    """Names of the tenant's projects or keys by the id that usage has; capabilities are their own names."""
+def labels_of(projects: Iterable[Project], keys: Iterable[ApiKey], group_by: usage.GroupBy) -> dict[str, Label]:
+    """Names of projects or keys by the id that usage has; capabilities are their own names."""
     if group_by == usage.GroupBy.PROJECT:
-        return {str(project.pk): Label(project.name) for project in Project.objects.filter(tenant=tenant)}
+        return {str(project.pk): Label(project.name) for project in projects}
     if group_by == usage.GroupBy.KEY:
-        keys = ApiKey.objects.filter(tenant=tenant).select_related("project")
         return {str(key.pk): Label(key.name, f"{key}, {key.project.name}") for key in keys}
     return {}
 
@@ -66,6 +76,8 @@ def label_of(group: str, known: Mapping[str, Label], group_by: usage.GroupBy) ->
     """The group's label; a project or key that is gone keeps its number."""
     if group_by == usage.GroupBy.CAPABILITY:
         return Label(group)
+    if group_by == usage.GroupBy.OUTCOME:
+        return Label(str(OUTCOMES.get(group, group)))
     return known.get(group) or Label(_("deleted (%(number)s)") % {"number": group})
 
 
@@ -89,12 +101,15 @@ def breakdown(
             whole=total.counts.billable,
             before=before.get(group.name, usage.Counts()),
         )
-        for group in [*groups, *gone]
+        for group in [*groups, *gone][:MOST_ROWS]
     )
     everything = sum(before.values(), usage.Counts())
     whole = total.counts.billable
     return Breakdown(
-        str(CHOICES[group_by]), rows, _row(total, label=Label(_("Total")), style="", whole=whole, before=everything)
+        str(CHOICES[group_by]),
+        rows,
+        _row(total, label=Label(_("Total")), style="", whole=whole, before=everything),
+        max(0, len(groups) + len(gone) - MOST_ROWS),
     )
 
 
@@ -114,4 +129,5 @@ def _row(group: usage.Group, *, label: Label, style: str, whole: int, before: us
         width=counts.billable * 100 / whole if whole else 0.0,
         error_rate=formatting.rate(counts.failed, counts.answered),
         change=change(now=counts.billable, before=before.billable),
+        group=group.name,
     )

@@ -48,6 +48,7 @@ class Figure:
     line_label: str
     row_heading: str
     rows: tuple[TableRow, ...]
+    currency: str = ""  # the numbers are minor units of it; empty: they are calls
 
 
 def figure(

@@ -7,7 +7,9 @@ from typing import Any
 
 from django.http import StreamingHttpResponse
 
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\N{FULLWIDTH EQUALS SIGN}", "\N{FULLWIDTH PLUS SIGN}",
+                  "\N{FULLWIDTH HYPHEN-MINUS}", "\N{FULLWIDTH COMMERCIAL AT}")  # fmt: skip
+CHUNK_CHARACTERS = 16_384
 
 
 class _Echo:
@@ -18,7 +20,7 @@ class _Echo:
 
 
 def csv_answer(*, name: str, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> StreamingHttpResponse:
-    """A download named `name`.csv: UTF-8, a header, then a line a row, each sent as soon as it is read."""
+    """A download named `name`.csv: UTF-8, the header at once, then a line a row, sent as they are read, some at a time."""
     answer = StreamingHttpResponse(_lines(header, rows), content_type="text/csv; charset=utf-8")
     answer["Content-Disposition"] = f'attachment; filename="{name}.csv"'
     answer["Cache-Control"] = "no-store"
@@ -28,8 +30,15 @@ def csv_answer(*, name: str, header: Iterable[str], rows: Iterable[Iterable[Any]
 def _lines(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> Iterator[str]:
     writer = csv.writer(_Echo())
     yield writer.writerow(list(header))
+    lines, characters = [], 0
     for row in rows:
-        yield writer.writerow([cell(value) for value in row])
+        lines.append(writer.writerow([cell(value) for value in row]))
+        characters += len(lines[-1])
+        if characters > CHUNK_CHARACTERS:
+            yield "".join(lines)
+            lines, characters = [], 0
+    if lines:
+        yield "".join(lines)
 
 
 def cell(value: Any) -> str:
@@ -42,4 +51,5 @@ def cell(value: Any) -> str:
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
     text = str(value)
-    return f"'{text}" if isinstance(value, str) and text.startswith(FORMULA_STARTS) else text
+    is_formula = isinstance(value, str) and text.lstrip(" \N{NO-BREAK SPACE}").startswith(FORMULA_STARTS)
+    return f"'{text}" if is_formula else text

@@ -93,6 +93,12 @@ def compact(value: int) -> str:
     return str(value)
 
 
+def compact_money(amount_minor: int, currency: str) -> str:
+    """An amount short enough for an axis: $0.50, $12, $1.5k."""
+    whole, rest = divmod(amount_minor, 10 ** decimals(currency))
+    return money(amount_minor, currency) if rest else f"{symbol(currency)}{compact(whole)}"
+
+
 def share(part: int, whole: int) -> str:
     """A part in whole per cent; what is there but small is not written as nothing."""
     if not whole:

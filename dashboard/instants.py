@@ -62,8 +62,12 @@ def _pattern(rest: str = "") -> str:
     return pgettext("date", "j M") + rest
 
 
+def machine(at: datetime) -> str:
+    """The instant as programs read it: 2026-11-01T00:00:00Z."""
+    return at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
 def _element(at: datetime, pattern: str, *, zone: bool = False) -> SafeString:
     utc = at.astimezone(UTC)
     text = dateformat.format(utc, pattern)
-    machine = utc.isoformat(timespec="seconds").replace("+00:00", "Z")
-    return format_html('<time datetime="{}">{}{}</time>', machine, text, _(" (UTC)") if zone else "")
+    return format_html('<time datetime="{}">{}{}</time>', machine(utc), text, _(" (UTC)") if zone else "")

@@ -31,6 +31,7 @@ class PeriodRow:
     is_running: bool
     counts: usage.Counts
     change: Change
+    cause: str
     by_now: int
     amount: str
 
@@ -64,8 +65,7 @@ def trends(*, account: Account, now: datetime, sees_money: bool = True) -> Trend
     """Thirteen periods up to this instant."""
     statement = estimates.statement(account=account, now=now)
     months = _since_first_use(estimates.months(account=account, now=now))
-    current = {group.name: group.counts for group in statement.capabilities}
-    before = estimates.same_span(statement=statement)
+    before, current = months[-2].by_place, months[-1].by_place
     found = drivers(now=current, before=before)
     total = driver(
         _("Total"),
@@ -91,7 +91,12 @@ def _since_first_use(months: Sequence[Month]) -> list[Month]:
 
 
 def driver(label: str, *, now: int, before: int) -> Driver:
-    return Driver(label, now, before, f"{now - before:+,}", change(now=now, before=before))
+    return Driver(label, now, before, signed(now - before), change(now=now, before=before))
+
+
+def signed(number: int) -> str:
+    """A difference: what is more has a plus."""
+    return f"{'+' if number > 0 else ''}{formatting.count(number)}"
 
 
 def drivers(*, now: Mapping[str, usage.Counts], before: Mapping[str, usage.Counts]) -> tuple[Driver, ...]:
@@ -100,6 +105,7 @@ def drivers(*, now: Mapping[str, usage.Counts], before: Mapping[str, usage.Count
     found = [
         driver(name, now=now.get(name, nothing).billable, before=before.get(name, nothing).billable)
         for name in sorted(now.keys() | before.keys())
+        if now.get(name, nothing).billable or before.get(name, nothing).billable
     ]
     return tuple(sorted(found, key=lambda item: -abs(item.now - item.before)))
 
@@ -111,8 +117,9 @@ def summary(found: Sequence[Driver], total: Driver) -> str:
     difference = total.now - total.before
     if not difference:
         return _("As many calls as on the same days of the last period.")
-    words = {"calls": formatting.count(abs(difference)), "percent": total.change.text, "driver": found[0].label}
-    words["part"] = found[0].difference
+    cause = main_cause(found, difference)
+    words = {"calls": formatting.count(abs(difference)), "percent": total.change.text}
+    words |= {"driver": cause.label, "part": cause.difference}
     if difference > 0:
         text = _(
             "%(calls)s calls more than on the same days of the last period (%(percent)s); mostly %(driver)s (%(part)s)."
@@ -122,6 +129,22 @@ def summary(found: Sequence[Driver], total: Driver) -> str:
             "%(calls)s calls fewer than on the same days of the last period (%(percent)s); mostly %(driver)s (%(part)s)."
         )
     return text % words
+
+
+def main_cause(found: Sequence[Driver], difference: int) -> Driver:
+    """What moved most in the direction of the whole."""
+    return max(found, key=lambda item: (item.now - item.before) * (1 if difference > 0 else -1))
+
+
+def _cause(month: Month, before: Month, *, is_running: bool) -> str:
+    """storage +600: the capability that drove the change from the period before; the running one to the same place."""
+    found = drivers(now=month.by_place if is_running else month.capabilities,
+                    before=before.by_place if is_running else before.capabilities)  # fmt: skip
+    difference = sum(item.now - item.before for item in found)
+    if not difference:
+        return ""
+    cause = main_cause(found, difference)
+    return f"{cause.label} {cause.difference}"
 
 
 def _rows(months: Sequence[Month]) -> Iterator[PeriodRow]:
@@ -136,6 +159,7 @@ def _rows(months: Sequence[Month]) -> Iterator[PeriodRow]:
             is_running=is_running,
             counts=month.total,
             change=change(now=now, before=before) if place else Change(formatting.NOTHING, "same"),
+            cause=_cause(month, months[place - 1], is_running=is_running) if place else "",
             by_now=month.same_day.billable,
             amount=formatting.money(month.invoice.total_minor, month.invoice.currency),
         )

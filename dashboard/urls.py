@@ -4,7 +4,7 @@ from django.contrib.auth.views import LogoutView
 from django.urls import path
 from django.views.i18n import set_language
 
-from .views import buying, entering, limiting, reading
+from .views import buying, entering, exploring, limiting, reading
 
 urlpatterns = [
     path("", entering.home, name="home"),
@@ -12,7 +12,8 @@ urlpatterns = [
     path("signup", entering.sign_up, name="sign-up"),
     path("logout", LogoutView.as_view(), name="logout"),
     path("t/<slug:tenant_slug>/", reading.overview, name="overview"),
-    path("t/<slug:tenant_slug>/usage", reading.usage, name="usage"),
+    path("t/<slug:tenant_slug>/usage", exploring.usage, name="usage"),
+    path("t/<slug:tenant_slug>/usage.csv", exploring.usage_csv, name="usage-csv"),
     path("t/<slug:tenant_slug>/trends", reading.trends, name="trends"),
     path("t/<slug:tenant_slug>/invoice", reading.invoice, name="invoice"),
     path("t/<slug:tenant_slug>/plan", buying.plan, name="plan"),

@@ -92,7 +92,8 @@ class Point:
 class Scope:
     """Whose usage, from when to when, in whole hours: an hour is inside when its start is.
 
-    With `period_start` only calls that belong to that billing period; likewise with a capability, project or key.
+    With `period_start` only calls that belong to that billing period; likewise with a capability, project, key or outcome.
+    `project_ids` is what the reader may see: None is everything, an empty set nothing.
     """
 
     tenant_id: UUID
@@ -102,6 +103,8 @@ class Scope:
     capability: str | None = None
     project_id: int | None = None
     key_id: int | None = None
+    outcome: Outcome | None = None
+    project_ids: frozenset[int] | None = None
 
     @classmethod
     def of_period(cls, tenant_id: UUID, period: periods.Period) -> "Scope":
@@ -176,16 +179,24 @@ def by_outcome(counts: Counts) -> dict[str, Counts]:
     return {outcome: part for outcome, part in parts.items() if part != Counts()}
 
 
-def groups(scope: Scope, *, group_by: GroupBy = GroupBy.CAPABILITY) -> list[Group]:
+def groups(scope: Scope, *, group_by: GroupBy = GroupBy.CAPABILITY, with_latency: bool = True) -> list[Group]:
     """Usage by capability, project, key or outcome, the largest first, with latency percentiles."""
     if group_by is GroupBy.OUTCOME:
-        parts = by_outcome(total(groups(scope)).counts).items()
+        parts = by_outcome(total(groups(scope, with_latency=False)).counts).items()
         return [Group(outcome, counts, latency([]), ()) for outcome, counts in parts]
     found = [
         Group(name, sums.counts, latency(sums.buckets), tuple(sums.buckets))
-        for (name,), sums in _sums(scope, COLUMNS[group_by]).items()
+        for (name,), sums in _sums(scope, COLUMNS[group_by], with_latency=with_latency).items()
     ]
     return sorted(found, key=lambda group: (-group.counts.billable, group.name))
+
+
+def capabilities(scope: Scope) -> set[str]:
+    """The names of what was used."""
+    where, parameters = _where(scope)
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT DISTINCT h.capability FROM metering_usage_hour h WHERE {where}", parameters)
+        return {name for (name,) in cursor.fetchall()}
 
 
 def total(found: Iterable[Group]) -> Group:
@@ -203,32 +214,49 @@ def latency(buckets: Sequence[tuple[int, int]]) -> Latency:
     return Latency(*histogram.percentiles_us(buckets, RANKS))
 
 
-def series(scope: Scope, *, granularity: Granularity, group_by: GroupBy | None = None) -> list[Point]:
+def series_and_groups(scope: Scope, *, granularity: Granularity, group_by: GroupBy) -> tuple[list[Point], list[Group]]:
+    """`series` without latency, and `groups`, of one statement: they add up to the same at any load."""
+    if group_by is GroupBy.OUTCOME:
+        points = series(scope, granularity=granularity, group_by=group_by)
+        return points, _groups_of(points, {})
+    start = f"date_trunc('{granularity.value}', h.hour, 'UTC')"
+    found = _sums(scope, start, COLUMNS[group_by], latency_columns=("NULL::timestamptz", COLUMNS[group_by]))
+    points = [
+        Point(at, name, found[at, name].counts, latency([]))
+        for at, name in sorted(place for place in found if place[0] is not None)
+    ]
+    return points, _groups_of(points, {name: sums.buckets for (at, name), sums in found.items() if at is None})
+
+
+def _groups_of(points: Iterable[Point], buckets: dict[str, list[tuple[int, int]]]) -> list[Group]:
+    counts: dict[str, Counts] = {}
+    for point in points:
+        counts[point.group] = counts.get(point.group, Counts()) + point.counts
+    found = [
+        Group(name, part, latency(buckets.get(name, [])), tuple(buckets.get(name, []))) for name, part in counts.items()
+    ]
+    return sorted(found, key=lambda group: (-group.counts.billable, group.name))
+
+
+def series(
+    scope: Scope, *, granularity: Granularity, group_by: GroupBy | None = None, with_latency: bool = True
+) -> list[Point]:
     """Usage over time, oldest first; hours, days or months without usage have no point."""
     if group_by is GroupBy.OUTCOME:
         return [
             Point(point.start, outcome, counts, latency([]))
-            for point in series(scope, granularity=granularity)
+            for point in series(scope, granularity=granularity, with_latency=False)
             for outcome, counts in by_outcome(point.counts).items()
         ]
     start = f"date_trunc('{granularity.value}', h.hour, 'UTC')"
-    found = _sums(scope, start, COLUMNS[group_by] if group_by else "''::text")
+    found = _sums(scope, start, COLUMNS[group_by] if group_by else "''::text", with_latency=with_latency)
     return [Point(at, name, found[at, name].counts, latency(found[at, name].buckets)) for at, name in sorted(found)]
 
 
 def daily(scope: Scope, *, group_by: GroupBy | None = None) -> list[tuple[datetime, str, Counts]]:
     """Counts by day (UTC) and group, without latency: what charts and projections need."""
-    if group_by is GroupBy.OUTCOME:
-        return [(at, outcome, part) for at, _, counts in daily(scope) for outcome, part in by_outcome(counts).items()]
-    where, parameters = _where(scope)
-    column = COLUMNS[group_by] if group_by else "''::text"
-    sql = f"""
-        SELECT date_trunc('day', h.hour, 'UTC'), {column}, sum(h.billable), sum(h.units), sum(h.failed), sum(h.refused)
-        FROM metering_usage_hour h WHERE {where} GROUP BY 1, 2 ORDER BY 1, 2
-    """
-    with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
-        return [(at, name, Counts(*map(int, numbers))) for at, name, *numbers in cursor.fetchall()]
+    points = series(scope, granularity=Granularity.DAY, group_by=group_by, with_latency=False)
+    return [(point.start, point.group, point.counts) for point in points]
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,19 +332,38 @@ def last_billed_at(scope: Scope) -> datetime | None:
 
 def by_period(*, tenant_id: UUID, wanted: Sequence[periods.Period]) -> dict[periods.Period, dict[str, Counts]]:
     """Counts by capability for each of these periods, empty where nothing was used."""
-    sql = """
-        SELECT period_start, capability, sum(billable), sum(units), sum(failed), sum(refused) FROM metering_usage_hour
-        WHERE tenant_id = %s AND hour >= %s AND hour < %s AND period_start = ANY(%s) GROUP BY 1, 2
-    """
+    found = so_far(tenant_id=tenant_id, wanted=wanted, reached=timedelta(0))
+    return {period: {name: total for name, (total, _) in parts.items()} for period, parts in found.items()}
+
+
+SO_FAR = """
+SELECT period_start, capability, sum(billable), sum(units), sum(failed), sum(refused),
+       coalesce(sum(billable) FILTER (WHERE hour < period_start + %(reached)s), 0),
+       coalesce(sum(units) FILTER (WHERE hour < period_start + %(reached)s), 0),
+       coalesce(sum(failed) FILTER (WHERE hour < period_start + %(reached)s), 0),
+       coalesce(sum(refused) FILTER (WHERE hour < period_start + %(reached)s), 0)
+FROM metering_usage_hour
+WHERE tenant_id = %(tenant)s AND hour >= %(first)s AND hour < %(last)s AND period_start = ANY(%(starts)s) GROUP BY 1, 2
+"""
+
+
+def so_far(
+    *, tenant_id: UUID, wanted: Sequence[periods.Period], reached: timedelta
+) -> dict[periods.Period, dict[str, tuple[Counts, Counts]]]:
+    """By capability, for each of these periods: its counts, and those of its hours that begin within `reached` of its start."""
     starts = {period.start: period for period in wanted}
-    found: dict[periods.Period, dict[str, Counts]] = {period: {} for period in wanted}
+    found: dict[periods.Period, dict[str, tuple[Counts, Counts]]] = {period: {} for period in wanted}
     if not wanted:
         return found
-    first, last = min(wanted).start, max(wanted).end
+    values: dict[str, Any] = {
+        "tenant": tenant_id, "reached": reached, "first": periods.hour_of(min(wanted).start), "last": max(wanted).end,
+        "starts": list(starts),
+    }  # fmt: skip
     with connection.cursor() as cursor:
-        cursor.execute(sql, [tenant_id, periods.hour_of(first), last, list(starts)])
+        cursor.execute(SO_FAR, values)
         for start, capability, *numbers in cursor.fetchall():
-            found[starts[start]][capability] = Counts(*map(int, numbers))
+            whole = list(map(int, numbers))
+            found[starts[start]][capability] = (Counts(*whole[:4]), Counts(*whole[4:]))
     return found
 
 
@@ -392,19 +439,36 @@ class Sums:
     buckets: list[tuple[int, int]] = field(default_factory=list)
 
 
-def _sums(scope: Scope, *columns: str) -> dict[tuple[Any, ...], Sums]:
-    """Counts and latency histograms by these columns, in one statement."""
+# With an outcome only its counts are there, and the histogram, which is over both that are answered, says nothing of it.
+COUNTS = {
+    None: ("sum(h.billable)", "sum(h.units)", "sum(h.failed)", "sum(h.refused)"),
+    Outcome.BILLABLE: ("sum(h.billable)", "sum(h.units)", "0", "0"),
+    Outcome.FAILED: ("0", "0", "sum(h.failed)", "0"),
+    Outcome.REFUSED: ("0", "0", "0", "sum(h.refused)"),
+}
+
+
+def _sums(
+    scope: Scope, *columns: str, with_latency: bool = True, latency_columns: tuple[str, ...] = ()
+) -> dict[tuple[Any, ...], Sums]:
+    """Counts and latency histograms by these columns, in one statement; histograms by `latency_columns` where these are given."""
     where, parameters = _where(scope)
+    counts = COUNTS[scope.outcome]
     key = ", ".join(columns)
     places = ", ".join(str(place) for place in range(1, len(columns) + 1))
     sql = f"""
-        SELECT {key}, sum(h.billable), sum(h.units), sum(h.failed), sum(h.refused), NULL::int AS bucket
+        SELECT {key}, {", ".join(counts)}, NULL::int AS bucket
         FROM metering_usage_hour h WHERE {where} GROUP BY {places}
+    """
+    if scope.outcome is not None:
+        sql += f" HAVING {' OR '.join(f'{number} <> 0' for number in counts if number != '0')}"
+    elif with_latency:
+        sql += f"""
         UNION ALL
-        SELECT {key}, sum(b.count), 0, 0, 0, h.latency_start + b.place - 1 AS bucket
+        SELECT {", ".join(latency_columns or columns)}, sum(b.count), 0, 0, 0, h.latency_start + b.place - 1 AS bucket
         FROM metering_usage_hour h, unnest(h.latency_counts) WITH ORDINALITY AS b (count, place)
         WHERE {where} GROUP BY {places}, bucket
-    """
+        """
     found: dict[tuple[Any, ...], Sums] = {}
     with connection.cursor() as cursor:
         cursor.execute(sql, parameters)
@@ -422,7 +486,10 @@ def _where(scope: Scope) -> tuple[str, dict[str, Any]]:
         "period_start": scope.period_start, "capability": scope.capability, "project_id": scope.project_id,
         "api_key_id": scope.key_id,
     }  # fmt: skip
-    wanted = {column: value for column, value in narrower.items() if value is not None}
+    wanted: dict[str, Any] = {column: value for column, value in narrower.items() if value is not None}
     where = ["h.tenant_id = %(tenant)s", "h.hour >= %(start)s", "h.hour < %(end)s"]
     where += [f"h.{column} = %({column})s" for column in wanted]
+    if scope.project_ids is not None:
+        where.append("h.project_id = ANY(%(project_ids)s)")
+        wanted["project_ids"] = sorted(scope.project_ids)
     return " AND ".join(where), {"tenant": scope.tenant_id, "start": scope.start, "end": scope.end, **wanted}

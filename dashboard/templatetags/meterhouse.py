@@ -35,6 +35,12 @@ def compact(number: int) -> str:
 
 
 @register.filter
+def on_axis(number: int, currency: str) -> str:
+    """{{ tick.value|on_axis:figure.currency }}: calls, or an amount where there is a currency."""
+    return formatting.compact_money(number, currency) if currency else formatting.compact(number)
+
+
+@register.filter
 def latency(microseconds: int | None) -> str:
     return formatting.latency(microseconds)
 

@@ -6,14 +6,12 @@ from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from billing.models import Account
-from dashboard import breakdown, first_key
+from dashboard import first_key
 from dashboard.arithmetic import projected_invoice
 from dashboard.explanations import EXPLANATIONS
-from dashboard.explorer import explorer
 from dashboard.overview import overview as overview_of
 from dashboard.pages import needs, render_page, with_account
 from dashboard.trends import trends as trends_of
-from metering import usage as metered
 from tenants.access import Right, TenantRequest, tenant_page
 
 
@@ -28,17 +26,6 @@ def overview(request: TenantRequest, account: Account) -> HttpResponse:
     if not key:
         return render_page(request, "dashboard/overview.html", "live", context)
     return first_key.forget(render_page(request, "dashboard/overview.html", "live", {**context, "first_key": key}))
-
-
-@require_safe
-@tenant_page
-@with_account
-def usage(request: TenantRequest, account: Account) -> HttpResponse:
-    """`?by=` capability, project or key; anything else is read as capability."""
-    wanted = request.GET.get("by", "")
-    group_by = metered.GroupBy(wanted) if wanted in breakdown.CHOICES else metered.GroupBy.CAPABILITY
-    page = explorer(account=account, group_by=group_by, now=timezone.now())
-    return render_page(request, "dashboard/usage.html", "live", {"account": account, "page": page})
 
 
 @require_safe
