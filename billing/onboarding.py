@@ -4,18 +4,13 @@ import secrets
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.db import IntegrityError, transaction
+from django.db import transaction
 
-from tenants import directory, keys
+from tenants import directory, keys, people
 from tenants.models import ApiKey, Role, Tenant, User
 
 from . import accounts
-from .errors import BillingError
 from .models import Account
-
-
-class EmailTaken(BillingError):
-    """Somebody signs in with this e-mail address already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +41,11 @@ def onboard(
 ) -> Onboarded:
     """The tenant exists, its owner can sign in and its key works. Raises UnknownPlan, SlugTaken or ValidationError.
 
-    A person who chose a `password` signs up: their address must be new (EmailTaken), or strangers could come in as its owner.
+    A person who chose a `password` signs up: their address must be new (people.EmailTaken), and is not confirmed yet.
     """
     with transaction.atomic():
         tenant = directory.open_tenant(name=name, email=email, actor=actor, slug=slug)
-        user, drawn = _owner(email) if password is None else (_new_owner(email, password), None)
+        user, drawn = _owner(email) if password is None else (_newcomer(email, password), None)
         directory.add_member(tenant=tenant, user=user, role=Role.OWNER, actor=actor)
         account = accounts.open_account(
             tenant=tenant,
@@ -74,9 +69,5 @@ def _owner(email: str) -> tuple[User, str | None]:
     return User.objects.create_user(email, password), password
 
 
-def _new_owner(email: str, password: str) -> User:
-    try:
-        with transaction.atomic():
-            return User.objects.create_user(email, password)
-    except IntegrityError:
-        raise EmailTaken("This e-mail address is in use.") from None
+def _newcomer(email: str, password: str) -> User:
+    return people.register(email=email, password=password, is_confirmed=False)

@@ -24,6 +24,7 @@ HTTPS = urlsplit(PUBLIC_URL).scheme == "https"
 # A missing secret gets a throw-away value, so that `manage.py help` works; the checks refuse to serve with it.
 SECRET_KEY_IS_MISSING = not env.str("SECRET_KEY", "")
 SECRET_KEY = env.str("SECRET_KEY", "") or secrets.token_urlsafe(50)
+SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])  # former ones, after a rotation
 API_KEY_SECRET_IS_MISSING = not env.str("API_KEY_SECRET", "")
 API_KEY_SECRET = env.str("API_KEY_SECRET", "") or secrets.token_urlsafe(50)
 
@@ -56,6 +57,9 @@ INSTALLED_APPS = [
     "django_htmx",
     "template_partials",
     "csp",
+    "allauth",
+    "allauth.account",
+    "allauth.mfa",
     "djstripe",
     "config",
     "tenants",
@@ -74,9 +78,11 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "dashboard.confirming.ConfirmedMiddleware",
     "tenants.outage.DatabaseOutageMiddleware",
     *(["sandbox.weather.weather"] if SANDBOX else []),
 ]
@@ -125,7 +131,19 @@ DATABASES["default"].setdefault("OPTIONS", {}).update(
 DATABASE_PATIENCE_SECONDS = env.float("DATABASE_PATIENCE_SECONDS", 5.0)  # a request waits no longer for PostgreSQL
 REDIS_URL = env.str("REDIS_URL", "")
 
+# Only the limits of signing in are counted here. In PostgreSQL they hold over all processes and know no failure of their
+# own: where it is away nobody signs in anyway, and without Redis people still do.
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.db.DatabaseCache",
+        "LOCATION": "tenants_cache",
+        "OPTIONS": {"MAX_ENTRIES": 100_000},  # beyond, the expired ones go
+    }
+}
+
+# -- People ----------------------------------------------------------------------------------------------------------
 AUTH_USER_MODEL = "tenants.User"
+AUTHENTICATION_BACKENDS = ["allauth.account.auth_backends.AuthenticationBackend"]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
@@ -134,6 +152,35 @@ AUTH_PASSWORD_VALIDATORS = [
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "home"
 LOGOUT_REDIRECT_URL = "login"
+ACCOUNT_ADAPTER = "dashboard.account_adapter.AccountAdapter"
+ACCOUNT_USER_MODEL_USERNAME_FIELD = None
+ACCOUNT_LOGIN_METHODS = {"email"}
+ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*"]
+ACCOUNT_EMAIL_VERIFICATION = "optional"  # at once, but within CONFIRM_EMAIL_DAYS: docs/decisions/0008
+CONFIRM_EMAIL_DAYS = env.int("CONFIRM_EMAIL_DAYS", 7)
+ACCOUNT_REAUTHENTICATION_REQUIRED = True
+ACCOUNT_EMAIL_NOTIFICATIONS = True
+ACCOUNT_SESSION_REMEMBER = True
+ACCOUNT_DEFAULT_HTTP_PROTOCOL = "https" if HTTPS else "http"
+ACCOUNT_RATE_LIMITS = {
+    "login": "60/m/ip",
+    "login_failed": "20/m/ip,5/5m/key",  # wrong passwords and codes; the key is the account
+    "signup": "10/m/ip,60/h/ip",
+    "reset_password": "10/m/ip,3/10m/key",
+    "confirm_email": "1/m/key",
+}
+ALLAUTH_TRUSTED_PROXY_COUNT = env.int("TRUSTED_PROXY_COUNT", 0)  # else all who come through a proxy share one limit
+MFA_ADAPTER = "dashboard.account_adapter.MFAAdapter"
+MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
+MFA_TOTP_ISSUER = "Meterhouse"
+MFA_TOTP_TOLERANCE = 1  # clocks differ: the code before and after are taken too, each once
+MFA_FORMS = {
+    "authenticate": "dashboard.second_step.AuthenticateForm",
+    "reauthenticate": "dashboard.second_step.ReauthenticateForm",
+    "activate_totp": "dashboard.second_step.ActivateTOTPForm",
+}
+MFA_PASSKEY_LOGIN_ENABLED = True
+MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = SANDBOX or DEBUG  # passkeys over http, on this machine only
 
 # -- Time and language -----------------------------------------------------------------------------------------------
 TIME_ZONE = env.str("TIME_ZONE", "UTC")  # anything but UTC is refused by the checks: periods are UTC

@@ -4,76 +4,14 @@ from decimal import Decimal
 from typing import Any
 
 from django import forms
-from django.contrib.auth.forms import AuthenticationForm
-from django.contrib.auth.password_validation import validate_password
 from django.core.validators import DecimalValidator, MaxValueValidator, MinValueValidator
 from django.utils.translation import gettext_lazy as _
 
 from metering.models import MAX_CALLS, Policy
-from tenants.models import User
 
 from . import formatting
 
 MOST_MINOR = 10**14
-
-
-class SignInForm(AuthenticationForm):
-    """E-mail and password. One message for every failure: it tells nobody which addresses exist."""
-
-    error_messages = {
-        "invalid_login": _("E-mail address and password do not match. The password is case-sensitive."),
-        "inactive": _("E-mail address and password do not match. The password is case-sensitive."),
-    }
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        email, password = self.fields["username"], self.fields["password"]
-        email.label = _("E-mail address")
-        email.widget.input_type = "email"
-        email.widget.attrs.update({"autocomplete": "username", "autofocus": True, "spellcheck": "false"})
-        password.widget.attrs["autocomplete"] = "current-password"
-        self.label_suffix = ""
-
-
-class SignUpForm(forms.Form):
-    """What a free account needs."""
-
-    organisation = forms.CharField(
-        label=_("Organisation"), max_length=120,
-        widget=forms.TextInput(attrs={"autocomplete": "organization", "autofocus": True}),
-    )  # fmt: skip
-    email = forms.EmailField(
-        label=_("E-mail address"), max_length=254,
-        widget=forms.EmailInput(attrs={"autocomplete": "username", "spellcheck": "false"}),
-    )  # fmt: skip
-    password = forms.CharField(
-        label=_("Password"), max_length=200, strip=False, help_text=_("At least ten characters."),
-        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
-    )  # fmt: skip
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.label_suffix = ""
-
-    def clean_email(self) -> str:
-        return str(self.cleaned_data["email"]).strip().lower()
-
-    def clean(self) -> dict[str, Any]:
-        """The password is judged beside the name and address, which it must not resemble."""
-        found = self.cleaned_data
-        if "password" in found:
-            person = User(email=found.get("email", ""), name=found.get("organisation", ""))
-            try:
-                validate_password(found["password"], person)
-            except forms.ValidationError as error:
-                self.add_error("password", error)
-        return found
-
-    def say_that_it_may_be_known(self) -> None:
-        """The same words whether or not the address is known: they help its owner and tell a stranger little."""
-        self.add_error(
-            None, _("No account could be opened with this address and password. If you have one already, sign in.")
-        )
 
 
 class SubscribeForm(forms.Form):

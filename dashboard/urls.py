@@ -1,16 +1,14 @@
 """The addresses that people visit."""
 
-from django.contrib.auth.views import LogoutView
 from django.urls import path
 from django.views.i18n import set_language
 
+from . import account_urls
 from .views import buying, entering, exploring, limiting, reading
 
 urlpatterns = [
     path("", entering.home, name="home"),
-    path("login", entering.login, name="login"),
-    path("signup", entering.sign_up, name="sign-up"),
-    path("logout", LogoutView.as_view(), name="logout"),
+    *account_urls.urlpatterns,
     path("t/<slug:tenant_slug>/", reading.overview, name="overview"),
     path("t/<slug:tenant_slug>/usage", exploring.usage, name="usage"),
     path("t/<slug:tenant_slug>/usage.csv", exploring.usage_csv, name="usage-csv"),

@@ -7,6 +7,7 @@ from django.core.exceptions import PermissionDenied
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
+from django.shortcuts import render
 from django.views.defaults import page_not_found
 from django.views.defaults import server_error as error_page
 from rest_framework import exceptions
@@ -30,6 +31,19 @@ def server_error(request: HttpRequest) -> HttpResponse:
         detail = "An error of ours; it has been logged. The call is not billed."
         return problems.plain_response(status=500, slug="internal-error", title="Internal Server Error", detail=detail)
     return error_page(request)
+
+
+def too_many(request: HttpRequest) -> HttpResponse:
+    """Somebody tried the way in too often. The limits' windows are minutes; one is named, for people and programs."""
+    if problems.wants_json(request):
+        detail = "Too many attempts. Try again in five minutes."
+        answer: HttpResponse = problems.plain_response(
+            status=429, slug="rate-limited", title="Too Many Attempts", detail=detail
+        )
+    else:
+        answer = render(request, "429.html", status=429)
+    answer["Retry-After"] = "300"
+    return answer
 
 
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:

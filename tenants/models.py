@@ -36,6 +36,7 @@ class User(AbstractBaseUser, PermissionsMixin):
     is_staff = models.BooleanField(_("operator"), default=False, help_text=_("May sign in to the admin."))
     is_active = models.BooleanField(_("active"), default=True)
     date_joined = models.DateTimeField(_("joined"), default=timezone.now, editable=False)
+    sessions_ended = models.PositiveIntegerField(default=0, editable=False)  # raised to end every session there is
 
     objects: ClassVar[UserManager] = UserManager()
     USERNAME_FIELD = "email"
@@ -51,6 +52,11 @@ class User(AbstractBaseUser, PermissionsMixin):
 
     def clean(self) -> None:
         self.email = self.email.strip().lower()
+
+    def _get_session_auth_hash(self, secret: str | None = None) -> str:
+        """What a session must match to go on: Django's own, until sessions were ended for the first time."""
+        own = str(super()._get_session_auth_hash(secret))  # type: ignore[misc]  # the stubs leave it out
+        return f"{own}-{self.sessions_ended}" if self.sessions_ended else own
 
     @property
     def initials(self) -> str:

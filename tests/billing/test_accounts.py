@@ -10,6 +10,7 @@ from django.db.models import ProtectedError
 from billing import accounts, onboarding, pricing
 from billing.models import Account, Consent, PaymentState, Plan, PlanVersion
 from metering.models import MAX_CALLS, Allowance, Policy, Restriction
+from tenants import people
 from tenants.models import AuditEntry
 from tests.conftest import MakeTenant
 from tests.metering.test_limit_is_exact import attempt, caller_of
@@ -246,7 +247,7 @@ def test_signing_up_asks_nobody(db: None, settings: Any, now: datetime) -> None:
     )
     assert (made.account.state, made.account.customer_id) == (PaymentState.NONE, None)
     assert made.password is None
-    with pytest.raises(onboarding.EmailTaken):
+    with pytest.raises(people.EmailTaken):
         onboarding.onboard(
             name="Initech", email="new@acme.example", password="another one", plan_code="free", actor="sign-up", now=now
         )
