@@ -9,11 +9,11 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import Max
 
-from metering import allowances
+from metering import alerts, allowances
 from metering.models import MAX_CALLS, Policy, Restriction
 from metering.periods import Period
-from tenants import audit
-from tenants.models import Tenant
+from tenants import audit, events
+from tenants.models import EventType, Tenant
 
 from . import pricing
 from .errors import BillingError
@@ -165,6 +165,14 @@ def change_plan(*, account: Account, version: PlanVersion, actor: str, now: date
             **_reason(reason),
         )
         push(account=account, now=now)
+        tell_changed(account=account, key=f"{version.pk}:{now.isoformat()}")
+
+
+def tell_changed(*, account: Account, key: str) -> None:
+    """That the plan is another one is on record for webhooks, once for each key."""
+    version = account.plan_version
+    data = {"plan": version.plan.code, "name": version.plan.name, "included_calls": version.included}
+    events.emit(tenant=account.tenant, event=EventType.PLAN_CHANGED, key=key, data=data)
 
 
 def set_policy(*, account: Account, policy: Policy | None, actor: str, now: datetime) -> None:
@@ -304,7 +312,18 @@ def push(*, account: Account, now: datetime, period: Period | None = None) -> No
             ),
             now=now,
         )
+        alerts.price(tenant_id=account.tenant_id, calls_for=calls_for(account), now=now)
         Tenant.objects.filter(pk=account.tenant_id).update(max_projects=version.max_projects)
+
+
+def calls_for(account: Account) -> alerts.CallsFor:
+    """What an amount of usage is in calls at the account's prices; None in another currency, and where no calls cost it."""
+    terms = pricing_terms(account.plan_version, account.currency)
+
+    def calls(amount_minor: int, currency: str) -> int | None:
+        return pricing.fewest_calls(terms, amount_minor) if currency == account.currency else None
+
+    return calls
 
 
 def is_sold_in(version: PlanVersion, currency: str) -> bool:

@@ -3,13 +3,13 @@
 import logging
 from typing import Any
 
-from tenants import notices
-from tenants.models import Notice
+from tenants import events, notices
+from tenants.models import EventType, Notice, WebhookEndpoint
 
 from . import grace, letters, stripe_api
 from .errors import NoSuchObject
 from .models import Account, PaymentState
-from .stripe_objects import id_of
+from .stripe_objects import OpenInvoice, id_of
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,33 @@ def tell_unpaid(*, account: Account) -> None:
         return
     for invoice in stripe_api.open_invoices(account.customer_id):
         if invoice.attempts:
+            _emit_failed(account, invoice)
             _tell(account, letters.payment_failed(invoice=invoice, restricted_at=grace.ends_at(account)))
+
+
+def _emit_failed(account: Account, invoice: OpenInvoice) -> None:
+    events.emit(
+        tenant=account.tenant,
+        event=EventType.PAYMENT_FAILED,
+        key=f"{invoice.id}:{invoice.attempts}",
+        data={
+            "invoice": invoice.id, "number": invoice.number, "due_minor": invoice.due_minor, "currency": invoice.currency,
+            "attempts": invoice.attempts,
+        },
+    )  # fmt: skip
+
+
+def emit_paid(*, account: Account, invoice_id: str) -> None:
+    """That an invoice is paid is on record for the webhooks that listen."""
+    listening = WebhookEndpoint.objects.filter(
+        tenant=account.tenant, is_on=True, events__contains=[EventType.INVOICE_PAID.value]
+    )
+    invoice = _own(account, "invoice", invoice_id) if listening.exists() else None
+    if invoice is not None and invoice["status"] == "paid":
+        told = {"number": invoice.get("number"), "paid_minor": invoice["amount_paid"], "currency": invoice["currency"]}
+        events.emit(
+            tenant=account.tenant, event=EventType.INVOICE_PAID, key=invoice_id, data={"invoice": invoice_id, **told}
+        )
 
 
 def tell_action_required(*, account: Account, invoice_id: str) -> None:
@@ -32,7 +58,8 @@ def tell_action_required(*, account: Account, invoice_id: str) -> None:
 
 
 def tell_recovered(*, account: Account, invoice_id: str) -> None:
-    """That an invoice is paid is told where a failure was told before."""
+    """That an invoice is paid is told where a failure was told before, and to webhooks always."""
+    emit_paid(account=account, invoice_id=invoice_id)
     failed = Notice.objects.filter(tenant=account.tenant, kind="payment.failed", key__startswith=f"{invoice_id}:")
     if failed.exists():
         invoice = _own(account, "invoice", invoice_id)

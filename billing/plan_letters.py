@@ -2,6 +2,7 @@
 
 from tenants import notices
 
+from . import accounts
 from .models import Account
 
 
@@ -15,6 +16,7 @@ def plan_began(*, account: Account) -> None:
     elif account.period_end:
         lines.append(f"The running period ends on {account.period_end:%d %B %Y, %H:%M} (UTC).")
     began = f"{account.period_start:%Y-%m-%dT%H:%M:%S}" if account.period_start else ""
+    accounts.tell_changed(account=account, key=f"{account.subscription_id}:{version.pk}:{began}")
     notices.tell(
         tenant=account.tenant,
         kind="plan.began",
@@ -27,6 +29,7 @@ def plan_began(*, account: Account) -> None:
 def subscription_ended(*, account: Account, subscription_id: str, before: str) -> None:
     """The account is on the free plan again."""
     plan, included = account.plan_version.plan.name, account.plan_version.included
+    accounts.tell_changed(account=account, key=f"{subscription_id}:ended")
     notices.tell(
         tenant=account.tenant,
         kind="plan.ended",

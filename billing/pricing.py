@@ -175,6 +175,12 @@ def most_calls(terms: Terms, cap_minor: int) -> int | None:
     return None
 
 
+def fewest_calls(terms: Terms, amount_minor: int) -> int | None:
+    """The fewest calls of a period whose usage line costs this amount or more; None when no number of calls does."""
+    most = most_calls(terms, amount_minor - 1)
+    return None if most is None else most + 1
+
+
 def _most_of(unit_price_minor: Decimal, cap_minor: int) -> int | None:
     """The most calls at this price that are rounded to no more than the cap; None when there is no most."""
     if not unit_price_minor:

@@ -12,6 +12,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from . import (
+    alerting,
     changes,
     charges,
     ended_periods,
@@ -127,3 +128,15 @@ def reconcile_usage() -> None:
 def check_billing_invariants() -> None:
     """What must hold between ledger and Stripe, as far as reports and the last reconciliation tell."""
     invariants.enforce(now=timezone.now())
+
+
+@shared_task
+def tell_alerts() -> None:
+    """What has fired, by mail."""
+    alerting.tell(now=timezone.now())
+
+
+@shared_task
+def watch_projections() -> None:
+    """Alerts on what the running period's usage is heading for."""
+    alerting.watch_projections(now=timezone.now())

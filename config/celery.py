@@ -42,6 +42,10 @@ app.conf.beat_schedule = {
     "reconcile-usage": {"task": "billing.tasks.reconcile_usage", "schedule": crontab(hour=3, minute=20)},
     "check-billing-invariants": {"task": "billing.tasks.check_billing_invariants", "schedule": 3600.0},
     "send-notices": {"task": "tenants.tasks.send_notices", "schedule": 10.0, "options": {"expires": 10}},
+    "deliver-webhooks": {"task": "tenants.tasks.deliver_webhooks", "schedule": 2.0, "options": {"expires": 2}},
+    "tell-alerts": {"task": "billing.tasks.tell_alerts", "schedule": 5.0, "options": {"expires": 5}},
+    "watch-projections": {"task": "billing.tasks.watch_projections", "schedule": 300.0, "options": {"expires": 300}},
+    "forget-events": {"task": "tenants.tasks.forget_events", "schedule": 86_400.0},
 }  # fmt: skip
 
 

@@ -99,6 +99,14 @@ def public_url_is_safe(**_: Any) -> list[CheckMessage]:
         found.append(
             Warning("PUBLIC_URL is plain http: passwords and keys travel in clear.", hint=hint, id="meterhouse.W001")
         )
+    if settings.WEBHOOK_ALLOW_PRIVATE:
+        found.append(
+            Error(
+                "WEBHOOK_ALLOW_PRIVATE is on and PUBLIC_URL is not this machine: customers' webhooks could reach your network.",
+                hint="Set WEBHOOK_ALLOW_PRIVATE=false.",
+                id="meterhouse.E019",
+            )
+        )
     if settings.SANDBOX:
         hint = "Set SANDBOX=false in production."
         found.append(

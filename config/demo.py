@@ -135,6 +135,7 @@ class Demo:
             "SECRET_KEY": kept["SECRET_KEY"],
             "API_KEY_SECRET": kept["API_KEY_SECRET"],
             "SANDBOX": "true",
+            "WEBHOOK_ALLOW_PRIVATE": "true",
             "DEBUG": "false",
             "PUBLIC_URL": self.url,
             "ALLOWED_HOSTS": "*",

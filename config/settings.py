@@ -263,6 +263,10 @@ vars().update(EMAIL_CONFIG)
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", "Meterhouse <billing@localhost>")
 EMAIL_TIMEOUT = 10
 
+# -- Outgoing webhooks -------------------------------------------------------------------------------------------------
+# Customers' endpoints may be on this machine or network, and plain http: for the sandbox and tests, never in production.
+WEBHOOK_ALLOW_PRIVATE = env.bool("WEBHOOK_ALLOW_PRIVATE", False)
+
 # -- API -------------------------------------------------------------------------------------------------------------
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["tenants.authentication.ApiKeyAuthentication"],

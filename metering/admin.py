@@ -21,9 +21,11 @@ from . import adjustments, periods, standing
 from .models import (
     Adjustment,
     AdjustmentKind,
+    Alert,
     Allowance,
     Batch,
     Call,
+    Crossing,
     Lease,
     Outcome,
     Process,
@@ -400,6 +402,27 @@ def running(tenant: Tenant) -> str:
         return "Not opened yet: no call so far."
     counts = f"used {quota.used:,} · reserved {quota.reserved:,} · failed {quota.failed:,} · refused {quota.refused:,}"
     return f"{_span(quota)}: {counts}"
+
+
+@admin.register(Alert)
+class AlertAdmin(ReadOnly):
+    """What customers want to be told of."""
+
+    list_display = ("key", "tenant", "kind", "calls", "created_at")
+    list_filter = ("kind",)
+    list_select_related = ("tenant",)
+    search_fields = ("tenant__name", "tenant__slug", "key__startswith")
+
+
+@admin.register(Crossing)
+class CrossingAdmin(ReadOnly):
+    """What fired, and when."""
+
+    list_display = ("crossed_at", "tenant", "key", "units", "used", "period_start", "told_at")
+    list_display_links = ("key",)
+    list_filter = ("kind",)
+    list_select_related = ("tenant",)
+    search_fields = ("tenant__name", "tenant__slug", "key__startswith")
 
 
 @admin.display(description="Next call")

@@ -8,7 +8,7 @@ from uuid import UUID
 from django.db import connection, transaction
 from django.db.models.functions import Now
 
-from . import boundaries, periods, rebuild
+from . import alerts, boundaries, periods, rebuild
 from .models import Allowance, OnOutage, Policy, Recording
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,8 @@ def push(*, tenant_id: UUID, terms: Terms, now: datetime) -> Allowance:
                 "changed_at": Now(),  # database time: the processes that hold leases look for it by that clock
             },
         )
+        if known is None:
+            alerts.put_defaults(tenant_id=tenant_id)
         rebuild.lock(tenant_id)  # all rows in order: a flush may hold two of them
         period = terms.period
         if period is None and known is not None and known.anchor != terms.anchor:

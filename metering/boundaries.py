@@ -56,6 +56,7 @@ def learn(*, tenant_id: UUID, period: periods.Period, now: datetime) -> bool:
         for hour in cut:
             hours = _divided(tenant_id, hour, before, after, now)
             rebuild.replace_hours(tenant_id=tenant_id, start=hour, end=hour + HOUR, hours=hours)
+        _arm(tenant_id, changed)
         _count(tenant_id, changed)
         _move_leases(tenant_id, after, now)
         Allowance.objects.filter(pk=tenant_id).update(changed_at=Now())  # processes drop their leases within a second
@@ -171,6 +172,14 @@ UPDATE metering_usage_hour SET period_start = %(to)s
 WHERE tenant_id = %(tenant)s AND period_start = %(from)s AND hour >= %(hour)s AND hour < %(end)s AND NOT hour = ANY(%(cut)s)
 """
 
+# What fired in the part of a period that is another's now has fired there; where that one has told the same, it stays.
+MOVE_CROSSINGS = """
+UPDATE metering_crossing c SET period_start = %(to)s
+WHERE tenant_id = %(tenant)s AND period_start = %(from)s AND crossed_at >= %(start)s AND crossed_at < %(end)s AND NOT EXISTS (
+    SELECT FROM metering_crossing o
+    WHERE o.tenant_id = c.tenant_id AND o.period_start = %(to)s AND o.key = c.key AND o.units = c.units)
+"""
+
 
 def _move(tenant_id: UUID, before: list[Row], after: list[Row], cut: list[datetime]) -> None:
     """What was summed up belongs to the row that holds it, but for the hours that are cut."""
@@ -183,6 +192,7 @@ def _move(tenant_id: UUID, before: list[Row], after: list[Row], cut: list[dateti
                 "hour": periods.hour_of(start), "cut": cut,
             }  # fmt: skip
             cursor.execute(MOVE_ADJUSTMENTS, parameters)
+            cursor.execute(MOVE_CROSSINGS, parameters)
             cursor.execute(MOVE_HOURS, parameters)
         cursor.execute("SET LOCAL meterhouse.moving_boundary = 'off'")
 
@@ -228,6 +238,13 @@ def _rest(whole: rebuild.Hours, part: rebuild.Hours, held: datetime, into: datet
     if not all(sums.is_possible for sums in rest.values()):
         return None
     return {key: sums for key, sums in rest.items() if not sums.is_empty}
+
+
+def _arm(tenant_id: UUID, changed: list[Row]) -> None:
+    """These rows know what has fired in them, before they are counted anew: that may fire what has not."""
+    with connection.cursor() as cursor:
+        for row in changed:
+            cursor.execute("SELECT metering_arm(%s, %s)", [tenant_id, row.start])
 
 
 COUNT = """

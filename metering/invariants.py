@@ -131,6 +131,15 @@ JOIN metering_quota b USING (tenant_id)
 WHERE a.period_start < b.period_start AND a.period_end > b.period_start
 ORDER BY tenant_id, a.period_start
 """
+# What is reached has fired, what has fired was reached or has been corrected since, and the quota row knows what comes next.
+ALERTS = """
+SELECT tenant_id, q.period_start, q.used, q.alert_at, t.next
+FROM (SELECT * FROM metering_quota {where}) q LEFT JOIN LATERAL (
+    SELECT min(units) AS next FROM metering_threshold t
+    WHERE t.tenant_id = q.tenant_id AND t.period_start = q.period_start AND NOT fired) t ON true
+WHERE q.alert_at IS DISTINCT FROM t.next OR q.used >= t.next
+ORDER BY tenant_id, q.period_start
+"""
 # A row trigger (1) before (2) delete (8) and update (16), enabled, on the table and on each partition.
 APPEND_ONLY = ("metering_call", "metering_adjustment", "tenants_auditentry")
 CHANGEABLE = """
@@ -190,6 +199,14 @@ def windows_equal_ledger(*, tenant_id: UUID | None = None) -> list[Violation]:
             f"reserved {reserved}, leases hold {held}",
         )
         for tenant, kind, subject, start, used, hours, reserved, held in _rows(WINDOWS, tenant_id)
+    ]
+
+
+def alerts_have_fired(*, tenant_id: UUID | None = None) -> list[Violation]:
+    """An alert whose threshold is reached has fired, in every period."""
+    return [
+        Violation(tenant, f"period of {start:%Y-%m-%d}: {used} used, the next alert is at {next_}, expected at {at}")
+        for tenant, start, used, at, next_ in _rows(ALERTS, tenant_id)
     ]
 
 
@@ -254,6 +271,7 @@ def broken(*, tenant_id: UUID | None = None) -> dict[str, list[Violation]]:
             "months": months_equal_usage_hours(tenant_id=tenant_id),
             "windows": windows_equal_ledger(tenant_id=tenant_id),
             "periods": periods_do_not_overlap(tenant_id=tenant_id),
+            "alerts": alerts_have_fired(tenant_id=tenant_id),
             "call log": usage_hours_equal_call_log(since=since, tenant_id=tenant_id) if since else [],
             "append-only": ledger_is_append_only(),
         }

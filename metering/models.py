@@ -12,6 +12,14 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from .alert_models import Alert, AlertKind, Crossing, CrossingKind
+
+__all__ = [
+    "MAX_BURST", "MAX_CALLS", "Adjustment", "AdjustmentKind", "Alert", "AlertKind", "Allowance", "Batch", "Call", "Crossing",
+    "CrossingKind", "Lease", "LimitKind", "OnOutage", "Outcome", "Policy", "Process", "Quota", "Recording", "Restriction",
+    "SetAside", "SubLimit", "UsageHour", "UsageMonth",
+]  # fmt: skip
+
 MAX_CALLS = 10**12
 MAX_BURST = 10**7
 

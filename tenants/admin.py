@@ -25,7 +25,21 @@ from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
 from . import audit, directory, errors, keys, projects
-from .models import ApiKey, AuditEntry, MemberProject, Membership, Notice, Project, Tenant, User
+from .models import (
+    ApiKey,
+    AuditEntry,
+    Delivery,
+    DeliveryAttempt,
+    Event,
+    MailChoice,
+    MemberProject,
+    Membership,
+    Notice,
+    Project,
+    Tenant,
+    User,
+    WebhookEndpoint,
+)
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
@@ -403,3 +417,62 @@ class NoticeAdmin(ReadOnly):
         "Tenant's name or address, the beginning of a kind, or of what it is about, such as an invoice's id."
     )
     date_hierarchy = "created_at"
+
+
+@admin.register(Event)
+class EventAdmin(ReadOnly):
+    """What webhooks tell of."""
+
+    list_display = ("created_at", "tenant", "type", "key", "spread_at")
+    list_display_links = ("type",)
+    list_filter = ("type", ("spread_at", admin.EmptyFieldListFilter))
+    list_select_related = ("tenant",)
+    search_fields = ("tenant__name", "tenant__slug", "key__startswith")
+    fields = ("created_at", "tenant", "type", "key", "data", "spread_at", "id")
+
+
+@admin.register(WebhookEndpoint)
+class WebhookEndpointAdmin(ReadOnly):
+    """Where customers want events posted to. Secrets are shown to them once, and to nobody here."""
+
+    list_display = ("url", "tenant", "is_on", "failing_since", "disabled_at", "created_at")
+    list_filter = ("is_on", ("failing_since", admin.EmptyFieldListFilter))
+    list_select_related = ("tenant",)
+    search_fields = ("url", "tenant__name", "tenant__slug")
+    fields = (
+        "tenant",
+        "url",
+        "events",
+        "is_on",
+        "old_until",
+        "failing_since",
+        "disabled_at",
+        "busy_until",
+        "created_at",
+        "id",
+    )
+
+
+@admin.register(Delivery)
+class DeliveryAdmin(ReadOnly):
+    list_display = ("created_at", "tenant", "event", "endpoint", "state", "attempts", "due_at", "ended_at")
+    list_display_links = ("event",)
+    list_filter = ("state",)
+    list_select_related = ("tenant", "event", "endpoint")
+    search_fields = ("tenant__name", "tenant__slug", "endpoint__url")
+
+
+@admin.register(DeliveryAttempt)
+class DeliveryAttemptAdmin(ReadOnly):
+    list_display = ("at", "delivery", "status", "latency_ms", "error")
+    list_select_related = ("delivery",)
+    search_fields = ("delivery__tenant__name", "delivery__tenant__slug", "delivery__endpoint__url")
+
+
+@admin.register(MailChoice)
+class MailChoiceAdmin(ReadOnly):
+    """Who gets a topic's mails in place of owners and billing members."""
+
+    list_display = ("tenant", "topic", "membership")
+    list_select_related = ("tenant", "membership__user", "membership__tenant")
+    search_fields = ("tenant__name", "tenant__slug", "membership__user__email")

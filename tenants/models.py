@@ -11,6 +11,13 @@ from django.db.models.functions import Lower
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from .outbox_models import Delivery, DeliveryAttempt, Event, EventType, MailChoice, WebhookEndpoint
+
+__all__ = [
+    "ApiKey", "AuditEntry", "Delivery", "DeliveryAttempt", "Event", "EventType", "MailChoice", "Membership", "Notice", "Project",
+    "Role", "Tenant", "User", "WebhookEndpoint",
+]  # fmt: skip
+
 
 class UserManager(BaseUserManager["User"]):
     def create_user(self, email: str, password: str | None = None, **fields: Any) -> "User":

@@ -5,6 +5,7 @@ server took a mail, and before that is on record, sends it again.
 """
 
 import logging
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from django.conf import settings
@@ -13,13 +14,15 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.db import transaction
 from django.db.models import F
 
-from .models import Membership, Notice, Role, Tenant
+from . import audit
+from .models import MailChoice, Membership, Notice, Role, Tenant
 
 logger = logging.getLogger(__name__)
 ATTEMPTS = 10
 FIRST_WAIT = timedelta(minutes=2)  # doubled with each attempt: a mail server may be away for most of a day
 SENT_AT_A_TIME = 200
 TOLD_ROLES = (Role.OWNER, Role.BILLING)
+TOPICS = {"alert.fired": MailChoice.Topic.ALERTS, "limit.reached": MailChoice.Topic.ALERTS}
 
 
 def tell(*, tenant: Tenant, kind: str, key: str, title: str, text: str, due_at: datetime | None = None) -> bool:
@@ -48,8 +51,11 @@ def send_due(*, now: datetime) -> int:
         connection.close()
 
 
-def recipients(tenant: Tenant) -> list[str]:
-    """The billing address first, then owners and billing members; nobody twice."""
+def recipients(tenant: Tenant, kind: str = "") -> list[str]:
+    """The members who were chosen for such mails; else the billing address, owners and billing members. Nobody twice."""
+    chosen = Membership.objects.filter(mail_choices__topic=TOPICS.get(kind, ""), tenant=tenant, user__is_active=True)
+    if addresses := list(chosen.order_by("created_at").values_list("user__email", flat=True)):
+        return addresses
     members = Membership.objects.filter(tenant=tenant, role__in=TOLD_ROLES, user__is_active=True)
     found: dict[str, str] = {}
     for address in (tenant.email, *members.order_by("created_at").values_list("user__email", flat=True)):
@@ -57,11 +63,24 @@ def recipients(tenant: Tenant) -> list[str]:
     return list(found.values())
 
 
+def choose(*, tenant: Tenant, topic: MailChoice.Topic, membership_ids: Iterable[int], actor: str) -> None:
+    """Mails of this topic go to these members of the tenant; none chosen: to owners and billing members, as by default."""
+    with transaction.atomic():
+        Tenant.objects.select_for_update().get(pk=tenant.pk)
+        members = list(Membership.objects.filter(tenant=tenant, pk__in=list(membership_ids)).select_related("user"))
+        MailChoice.objects.filter(tenant=tenant, topic=topic).delete()
+        MailChoice.objects.bulk_create(MailChoice(tenant=tenant, topic=topic, membership=one) for one in members)
+        audit.record(
+            tenant=tenant, actor=actor, action="mail.recipients_chosen", subject=topic,
+            members=sorted(one.user.email for one in members),
+        )  # fmt: skip
+
+
 def _send(notice: Notice, connection: BaseEmailBackend, now: datetime) -> bool:
     if not _claim(notice, now):
         return False
     try:
-        first, *others = recipients(notice.tenant)
+        first, *others = recipients(notice.tenant, notice.kind)
         EmailMessage(
             subject=notice.title, body=_body(notice), to=[first], bcc=others, connection=connection,
             headers={"Message-ID": f"<{notice.id}@notices.meterhouse>", "Auto-Submitted": "auto-generated"},

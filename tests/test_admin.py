@@ -33,9 +33,11 @@ from billing.onboarding import Onboarded
 from metering import adjustments, engine, limits, periods
 from metering.models import (
     Adjustment,
+    Alert,
     Allowance,
     Batch,
     Call,
+    Crossing,
     Lease,
     LimitKind,
     Process,
@@ -46,8 +48,22 @@ from metering.models import (
     UsageMonth,
 )  # fmt: skip
 from metering.recorder import call_id
-from tenants import notices
-from tenants.models import ApiKey, AuditEntry, MemberProject, Membership, Notice, Project, Tenant, User
+from tenants import endpoints, notices
+from tenants.models import (
+    ApiKey,
+    AuditEntry,
+    Delivery,
+    DeliveryAttempt,
+    Event,
+    MailChoice,
+    MemberProject,
+    Membership,
+    Notice,
+    Project,
+    Tenant,
+    User,
+    WebhookEndpoint,
+)
 from tests.conftest import MakeTenant
 from tests.metering.test_limit_is_exact import attempt, caller_of
 
@@ -75,6 +91,13 @@ READ_ONLY = [
     Charge,
     Drift,
     ReportingStop,
+    Alert,
+    Crossing,
+    Event,
+    WebhookEndpoint,
+    Delivery,
+    DeliveryAttempt,
+    MailChoice,
 ]
 
 
@@ -116,6 +139,7 @@ def leftovers(acme: Onboarded) -> Iterator[None]:
         id=call_id(now.timestamp()), tenant=acme.tenant, process_id=process, period_start=now, units=1, granted_at=now
     )
     aside = SetAside.objects.create(id=process, tenant_id=acme.tenant.pk, calls=2, error="out of range", records=[])
+    rows_about_webhooks(acme)
     others = [seen_project(acme), *rows_about_stripe(acme)]
     yield
     for row_ in (lease, aside, *others):
@@ -128,6 +152,17 @@ def seen_project(acme: Onboarded) -> MemberProject:
     bob = User.objects.create_user(f"bob-{timezone.now().timestamp()}@acme.example")
     membership = acme.tenant.memberships.create(user=bob, role="viewer", is_restricted=True)
     return MemberProject.objects.create(tenant=acme.tenant, membership=membership, project=acme.key.project)
+
+
+def rows_about_webhooks(acme: Onboarded) -> None:
+    """An endpoint with a delivery that failed, and one who was chosen to get mails."""
+    endpoint, _ = endpoints.add(
+        tenant=acme.tenant, url="https://203.0.114.9/hook", events=["alert.fired"], actor="test"
+    )
+    delivery = endpoints.test(endpoint=endpoint, actor="test", now=timezone.now())
+    DeliveryAttempt.objects.create(delivery=delivery, latency_ms=3, error="Unreachable")
+    member = Membership.objects.get(tenant=acme.tenant)
+    notices.choose(tenant=acme.tenant, topic=MailChoice.Topic.ALERTS, membership_ids=[member.pk], actor="test")
 
 
 def rows_about_stripe(acme: Onboarded) -> list[Any]:
