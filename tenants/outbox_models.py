@@ -38,8 +38,10 @@ class Event(models.Model):
 
     class Meta:
         ordering = ("-created_at",)
-        constraints = (models.UniqueConstraint(fields=("tenant", "type", "key"), name="event_once"),)
-        indexes = (models.Index(fields=("created_at",), condition=models.Q(spread_at=None), name="event_to_spread"),)
+        constraints = (models.UniqueConstraint(fields=("tenant", "type", "key"), name="outgoing_event_once"),)
+        indexes = (
+            models.Index(fields=("created_at",), condition=models.Q(spread_at=None), name="outgoing_event_to_spread"),
+        )
 
     def __str__(self) -> str:
         return f"{self.type} {self.key}"

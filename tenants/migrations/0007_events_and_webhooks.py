@@ -200,11 +200,13 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="event",
-            index=models.Index(condition=models.Q(("spread_at", None)), fields=["created_at"], name="event_to_spread"),
+            index=models.Index(
+                condition=models.Q(("spread_at", None)), fields=["created_at"], name="outgoing_event_to_spread"
+            ),
         ),
         migrations.AddConstraint(
             model_name="event",
-            constraint=models.UniqueConstraint(fields=("tenant", "type", "key"), name="event_once"),
+            constraint=models.UniqueConstraint(fields=("tenant", "type", "key"), name="outgoing_event_once"),
         ),
         migrations.AddConstraint(
             model_name="mailchoice",
