@@ -183,7 +183,7 @@ SELECT metering_arm(tenant_id, period_start, true) FROM metering_quota WHERE per
 class Migration(migrations.Migration):
     dependencies = [
         ("metering", "0008_events_are_recorded_once"),
-        ("tenants", "0007_events_and_webhooks"),
+        ("tenants", "0010_events_and_webhooks"),
     ]
 
     operations = [

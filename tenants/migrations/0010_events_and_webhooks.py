@@ -10,7 +10,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("tenants", "0006_archived_projects_and_rotated_keys"),
+        ("tenants", "0009_sessions_ended"),
     ]
 
     operations = [
