@@ -2,8 +2,9 @@
 
     uv run python -m benchmarks.events [--seconds 20] [--batch 1000] [--senders 4] [--workers 2]
 
-Real gunicorn, senders in threads of this process, each for a tenant of its own; CloudEvents with a time and a latency, each name new.
-Then the same batches are sent once more: all must be duplicates, and nothing may be added. Exits 1 when the books are wrong.
+Real gunicorn, senders in threads of this process, each for a tenant of its own; CloudEvents with
+a time and a latency, all names new. Then some of the batches are sent once more: all must be duplicates, and nothing
+may be added. Exits 1 when the books are wrong.
 """
 
 import http.client

@@ -300,6 +300,12 @@ METERING = {
 }
 CALL_LOG_DAYS = env.int("CALL_LOG_DAYS", 35)
 EVENTS_MAX_AGE_DAYS = env.int("EVENTS_MAX_AGE_DAYS", 30)  # older events are refused; never older than the call log
+EVENTS_STREAM_URL = env.str(
+    "EVENTS_STREAM_URL", ""
+)  # the Redis that carries the stream of events; `?cluster=true`: a cluster
+EVENTS_STREAM_SHARDS = env.int(
+    "EVENTS_STREAM_SHARDS", 16
+)  # streams that tenants are spread over; change it only when they are empty
 BURST_TIMEOUT_SECONDS = 0.05  # a slow Redis costs a call at most this
 MANAGEMENT_BURST_PER_SECOND = env.int("MANAGEMENT_BURST_PER_SECOND", 50)  # /api/v1, per tenant
 

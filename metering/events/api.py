@@ -15,7 +15,8 @@ from tenants.keys import Caller
 from tenants.problems import Problem, type_address
 
 from . import ingest, shapes
-from .ingest import Result, Standing, State
+from .ingest import Standing
+from .recording import Result, State
 
 MAX_BYTES = 1024 * 1024
 
