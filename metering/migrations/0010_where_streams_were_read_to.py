@@ -10,5 +10,5 @@ CREATE TABLE metering_stream (
 
 
 class Migration(migrations.Migration):
-    dependencies = [("metering", "0008_events_are_recorded_once")]
+    dependencies = [("metering", "0009_alerts")]
     operations = [migrations.RunSQL(TABLE, "DROP TABLE metering_stream")]
