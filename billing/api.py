@@ -65,6 +65,7 @@ def usage_document(account: Account, statement: estimates.Statement) -> dict[str
         "plan": account.plan_version.plan.code,
         "period": {"start": statement.period.start, "end": statement.period.end},
         "as_of": statement.as_of,
+        "sent_to": statement.sent_to,
         "calls": {
             "billable": counts.billable,
             "units": counts.units,

@@ -18,7 +18,7 @@ from django.db.models import Sum
 from metering import adjustments, invariants, periods
 from metering.models import Adjustment, Call, UsageHour
 from metering.periods import Period
-from tenants.models import ApiKey, Project
+from tenants.models import ApiKey
 
 from . import accounts, billed_periods, pricing
 from .errors import BillingError
@@ -154,6 +154,8 @@ class Names:
 
     projects: dict[int, str]
     keys: dict[int, str]
+    slugs: dict[int, str]  # what the API calls them: a project's slug, a key's prefix
+    prefixes: dict[int, str]
 
     def project(self, project_id: int) -> str:
         return self.projects.get(project_id, f"project {project_id}")
@@ -173,6 +175,7 @@ class PeriodExplained:
     explanation: Explanation
     names: Names
     corrections: tuple[Adjustment, ...]
+    billed: BilledPeriod | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +186,7 @@ class Basis:
     terms: pricing.Terms
     cap_minor: int | None
     because: str
+    billed: BilledPeriod | None = None
 
 
 def explain(*, account: Account, period: Period, now: datetime) -> PeriodExplained:
@@ -197,6 +201,7 @@ def explain(*, account: Account, period: Period, now: datetime) -> PeriodExplain
         explanation=explained(terms=basis.terms, cells=cells, cap_minor=basis.cap_minor),
         names=_names(account.tenant_id),
         corrections=tuple(adjustments.of_period(tenant_id=account.tenant_id, period_start=period.start)),
+        billed=basis.billed,
     )
 
 
@@ -207,7 +212,7 @@ def basis_of(*, account: Account, period: Period, now: datetime) -> Basis:
     if billed is not None:
         if billed.state == BilledPeriod.State.FINAL:
             cap_minor = billed.cap_minor
-        return Basis(billed.version, billed_periods.terms_of(billed), cap_minor, "as the period is billed")
+        return Basis(billed.version, billed_periods.terms_of(billed), cap_minor, "as the period is billed", billed)
     found = PlanChange.objects.filter(account=account, state=PlanChange.State.APPLIED)
     changes = list(found.select_related("from_version__plan"))
     version = version_at(period.start, present=account.plan_version, changes=changes)
@@ -252,9 +257,13 @@ def cells_of(*, tenant_id: UUID, period: Period) -> list[Cell]:
 
 
 def _names(tenant_id: UUID) -> Names:
-    projects = Project.objects.filter(tenant_id=tenant_id).values_list("pk", "name")
-    keys = {key.pk: f"{key.name} ({key})" for key in ApiKey.objects.filter(tenant_id=tenant_id)}
-    return Names(dict(projects), keys)
+    keys = list(ApiKey.objects.filter(tenant_id=tenant_id).select_related("project"))
+    return Names(
+        projects={key.project_id: key.project.name for key in keys},
+        keys={key.pk: f"{key.name} ({key})" for key in keys},
+        slugs={key.project_id: key.project.slug for key in keys},
+        prefixes={key.pk: key.prefix for key in keys},
+    )
 
 
 # -- down to the calls ---------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ class Item:
     kind: str
     period: BilledPeriod | None = None
     charge: Charge | None = None
+    version: PlanVersion | None = None  # whose fee it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +177,9 @@ def _item(line: Line, records: Records) -> Item:
     if charge is not None:
         return Item(line, charge.kind, records.period(charge.period_id), charge)
     if line.is_proration:
-        return Item(line, PRORATION)
+        return Item(line, PRORATION, version=records.fees.get(line.price_id))
     if line.price_id in records.fees:
-        return Item(line, FEE if line.amount_minor else TRIAL)
+        return Item(line, FEE if line.amount_minor else TRIAL, version=records.fees[line.price_id])
     if line.price_id in records.usage_prices:
         return Item(line, USAGE, _period_of(line, records.periods))
     return Item(line, OTHER)

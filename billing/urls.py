@@ -2,7 +2,7 @@ from django.urls import path
 
 from metering.models import LimitKind
 
-from . import api, api_keys, api_projects, series_api
+from . import api, api_keys, api_projects, invoices_api, series_api
 
 urlpatterns = [
     path("usage", api.UsageView.as_view(), name="api-usage"),
@@ -16,4 +16,8 @@ urlpatterns = [
     path("keys", api_keys.KeysView.as_view(), name="api-keys"),
     path("keys/<slug:prefix>", api_keys.KeyView.as_view(), name="api-key"),
     path("keys/<slug:prefix>/rotate", api_keys.RotateView.as_view(), name="api-key-rotate"),
+    path("invoices", invoices_api.InvoicesView.as_view(), name="api-invoices"),
+    path("invoices/preview", invoices_api.PreviewView.as_view(), name="api-invoice-preview"),
+    path("invoices/<slug:invoice_id>", invoices_api.InvoiceView.as_view(), name="api-invoice"),
+    path("explain", invoices_api.ExplainView.as_view(), name="api-explain"),
 ]

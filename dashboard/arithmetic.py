@@ -6,12 +6,12 @@ from datetime import datetime
 
 from django.utils.translation import gettext as _
 
-from billing import estimates, pricing
+from billing import estimates, next_invoice, pricing
 from billing.estimates import Statement
 from billing.models import Account
 
 from . import formatting
-from .offers import overage_price
+from .offers import Comparison, comparisons, overage_price, sold_versions
 from .overview import day_of_period, pricing_of_overage, why_hidden
 
 
@@ -39,6 +39,7 @@ class Scenario:
     price: str
     overage: str
     fee: str
+    more: str  # what is added to or taken off the next invoice besides
     total: str
     rows: tuple[Row, ...]
 
@@ -57,6 +58,10 @@ class ProjectedInvoice:
     elapsed_percent: str
     beyond: str
     fixed: str  # what the column beside the overage holds
+    additions: tuple[Row, ...]
+    balance: str  # the customer's credit at Stripe, or debt, that the invoice will use; empty without one
+    to_pay: str
+    comparisons: tuple[Comparison, ...]
 
 
 def projected_invoice(*, account: Account, now: datetime) -> ProjectedInvoice:
@@ -67,11 +72,16 @@ def projected_invoice(*, account: Account, now: datetime) -> ProjectedInvoice:
     invoices = [(_("So far"), statement.invoice)]
     if statement.projected is not None:
         invoices += zip((_("Low"), _("Likely"), _("High")), statement.projected, strict=True)
+    additions = next_invoice.additions(account=account, statement=statement)
+    more = sum(addition.amount_minor for addition in additions)
     main_place = 2 if statement.projected is not None else 0
     scenarios = tuple(
-        scenario(label, invoice, terms, plan=plan, is_main=place == main_place)
+        scenario(label, invoice, terms, plan=plan, is_main=place == main_place, more_minor=more)
         for place, (label, invoice) in enumerate(invoices)
     )
+    total_minor = invoices[main_place][1].total_minor + more
+    currency = statement.invoice.currency
+    balance_minor = next_invoice.balance(account=account, total_minor=total_minor)
     elapsed = int((now - statement.period.start).total_seconds())
     return ProjectedInvoice(
         statement=statement,
@@ -84,13 +94,25 @@ def projected_invoice(*, account: Account, now: datetime) -> ProjectedInvoice:
         elapsed_percent=formatting.share(elapsed, statement.period.seconds),
         beyond=beyond(statement),
         fixed=_("fee, minimum") if terms.minimum_minor else _("fee"),
+        additions=tuple(_addition(addition, account, currency) for addition in additions),
+        balance=formatting.signed_money(balance_minor, currency) if balance_minor else "",
+        to_pay=formatting.money(total_minor + balance_minor, currency),
+        comparisons=comparisons(
+            sold_versions(account), account=account, statement=statement, currency=account.currency
+        ),
     )
 
 
 def scenario(
-    label: str, invoice: pricing.Invoice, terms: pricing.Terms, *, plan: str, is_main: bool = False
+    label: str,
+    invoice: pricing.Invoice,
+    terms: pricing.Terms,
+    *,
+    plan: str,
+    is_main: bool = False,
+    more_minor: int = 0,
 ) -> Scenario:
-    """The arithmetic of one invoice. Where it has a minimum, that is added to the fee."""
+    """The arithmetic of one invoice, with what is added to it besides. Where it has a minimum, that is added to the fee."""
     currency = invoice.currency
     fixed = sum(line.amount_minor for kind in ("fee", "minimum") for line in invoice.of_kind(kind))
     return Scenario(
@@ -102,9 +124,21 @@ def scenario(
         price=_price(terms),
         overage=formatting.money(invoice.usage_minor, currency),
         fee=formatting.money(fixed, currency),
-        total=formatting.money(invoice.total_minor, currency),
+        more=formatting.signed_money(more_minor, currency) if more_minor else "",
+        total=formatting.money(invoice.total_minor + more_minor, currency),
         rows=tuple(_rows(invoice, terms, plan)),
     )
+
+
+def _addition(addition: next_invoice.Addition, account: Account, currency: str) -> Row:
+    """A row of the next invoice besides the period's fee and calls."""
+    amount = formatting.signed_money(addition.amount_minor, currency)
+    if addition.kind != next_invoice.FEE_CHANGE:
+        return Row(addition.description, amount=amount)
+    if account.next_version is None:
+        return Row(_("The plan ends with the period: no further fee"), amount=amount)
+    plan = account.next_version.plan.name
+    return Row(_("The next period is on %(plan)s: its fee instead") % {"plan": plan}, amount=amount)
 
 
 def _rows(invoice: pricing.Invoice, terms: pricing.Terms, plan: str) -> Iterator[Row]:

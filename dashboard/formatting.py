@@ -51,6 +51,20 @@ def money(amount_minor: int, currency: str) -> str:
     return _priced(Decimal(amount_minor).scaleb(-places), currency, places)
 
 
+def signed_money(amount_minor: int, currency: str) -> str:
+    """An amount that is added or taken off: +$1.00, -$1.00."""
+    written = money(amount_minor, currency)
+    return f"+{written}" if amount_minor > 0 else written
+
+
+def exact_money(amount_minor: Decimal, currency: str) -> str:
+    """An amount that is not rounded: every digit it has, and never fewer than an amount has."""
+    places = decimals(currency)
+    value = amount_minor.scaleb(-places).normalize()
+    exponent = value.as_tuple().exponent
+    return _priced(value, currency, max(places, -exponent if isinstance(exponent, int) else 0))
+
+
 def symbol(currency: str) -> str:
     """How the currency is written before an amount."""
     code = currency.lower()
@@ -65,10 +79,7 @@ def major(amount_minor: int | None, currency: str) -> str:
 
 def thousand_price(unit_price_minor: Decimal, currency: str) -> str:
     """The exact price of 1,000 calls: every digit it has, and never fewer than an amount has."""
-    places = decimals(currency)
-    price = (unit_price_minor * 1000).scaleb(-places).normalize()
-    exponent = price.as_tuple().exponent
-    return _priced(price, currency, max(places, -exponent if isinstance(exponent, int) else 0))
+    return exact_money(unit_price_minor * 1000, currency)
 
 
 def _priced(value: Decimal, currency: str, places: int) -> str:

@@ -41,6 +41,12 @@ def moment(at: datetime) -> SafeString:
     return _element(at, _pattern(", H:i"), zone=True)
 
 
+def since(at: datetime, now: datetime) -> SafeString:
+    """13:00 of the same day (UTC), 30 Nov, 13:00 of another."""
+    is_today = at.astimezone(UTC).date() == now.astimezone(UTC).date()
+    return _element(at, "H:i" if is_today else _pattern(", H:i"))
+
+
 def span(period: Period) -> SafeString:
     """Both ends of a period: 1 Nov - 1 Dec 2026 (UTC), with the time of day where it is not midnight."""
     start, end = period.start.astimezone(UTC), period.end.astimezone(UTC)

@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from django.db.models import F, Q
 from django.utils.translation import gettext as _
 
 from billing import accounts, estimates, pricing
 from billing.estimates import Statement
-from billing.models import Account, PaymentState, Plan, PlanChange, PlanVersion
+from billing.models import Account, PaymentState, PlanChange, PlanVersion
 from metering.models import Policy
 
 from . import formatting
@@ -87,6 +88,7 @@ def offers(*, account: Account, currency: str, now: datetime) -> Offers:
     currencies = _currencies(account, versions)
     chosen = currency if currency in currencies else account.currency
     mine = account.plan_version
+    is_changing = account.changes.filter(state__in=PlanChange.OPEN_STATES).exists()
     return Offers(
         statement=statement,
         day=_("day %(day)d of %(days)d")
@@ -94,7 +96,7 @@ def offers(*, account: Account, currency: str, now: datetime) -> Offers:
         current=offer(mine, account.currency, is_current=True, hard_limit=account.hard_limit),
         steps=step_rows(accounts.pricing_terms(mine, account.currency)),
         standing=standing(account=account, statement=statement),
-        sold=tuple(_sold(version, account, chosen) for version in versions),
+        sold=tuple(_sold(version, account, chosen, is_changing=is_changing) for version in versions),
         comparisons=comparisons(versions, account=account, statement=statement, currency=chosen),
         currencies=tuple(CurrencyChoice(code, code == chosen) for code in currencies),
         currency=chosen,
@@ -104,11 +106,9 @@ def offers(*, account: Account, currency: str, now: datetime) -> Offers:
 
 def sold_versions(account: Account) -> list[PlanVersion]:
     """One version of each plan, the smallest plan first: what was agreed with this tenant, else the public one."""
-    return [
-        PlanVersion.objects.filter(plan=plan, tenant=account.tenant).select_related("plan").order_by("-number").first()
-        or accounts.public_version(plan_code=plan.code)
-        for plan in Plan.objects.all()
-    ]
+    found = PlanVersion.objects.filter(Q(tenant=None) | Q(tenant=account.tenant_id)).select_related("plan")
+    newest = found.order_by("plan__rank", F("tenant").asc(nulls_last=True), "-number").distinct("plan__rank")
+    return list(newest)
 
 
 def _currencies(account: Account, versions: Sequence[PlanVersion]) -> list[str]:
@@ -125,7 +125,7 @@ def is_by_agreement(version: PlanVersion) -> bool:
     return version.plan.is_custom and version.tenant_id is None
 
 
-def _sold(version: PlanVersion, account: Account, currency: str) -> Offer:
+def _sold(version: PlanVersion, account: Account, currency: str, *, is_changing: bool) -> Offer:
     is_current = version.plan_id == account.plan_version.plan_id
     if not accounts.is_sold_in(version, currency):
         words = {"plan": version.plan.name, "currency": currency.upper()}
@@ -136,7 +136,7 @@ def _sold(version: PlanVersion, account: Account, currency: str) -> Offer:
         return offer(version, currency, is_current=is_current, why_not=why_not)
     if is_current:
         return offer(version, currency, is_current=True, action=_subscription_of_ones_own(version, account))
-    why_not = _why_not(version, account)
+    why_not = _why_not(version, account, is_changing=is_changing)
     action = None if why_not else _action(version, account)
     return offer(version, currency, is_current=False, action=action, why_not=why_not)
 
@@ -147,10 +147,10 @@ def _subscription_of_ones_own(version: PlanVersion, account: Account) -> Action 
     return Action("subscribe", _("Subscribe"), _("Your terms stay; from now on they are paid through Stripe."))
 
 
-def _why_not(version: PlanVersion, account: Account) -> str:
+def _why_not(version: PlanVersion, account: Account, *, is_changing: bool) -> str:
     """Why nothing can be changed to this plan at the moment; empty where it can. What is asked for is checked again."""
     is_cancelling = not accounts.is_sold(version)
-    if account.changes.filter(state__in=PlanChange.OPEN_STATES).exists():
+    if is_changing:
         return _("A change is on its way.")
     if account.cancels_at is not None or (account.next_version is not None and not is_cancelling):
         return _("Another change is arranged: take that back first.")

@@ -1,5 +1,6 @@
 """What the overview shows: four tiles, the most pressing notice, the days of the period and its capabilities."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -8,7 +9,7 @@ from django.utils.html import format_html
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from billing import estimates, pricing, projection
+from billing import estimates, next_invoice, pricing, projection
 from billing.estimates import Statement
 from billing.models import Account
 from metering import usage
@@ -89,9 +90,9 @@ def overview(*, account: Account, now: datetime, sees_money: bool = True) -> Ove
             refused_since=usage.last_billed_at(scope) if statement.is_refusing else None,
             sees_money=sees_money,
         ),
-        spend=spend(statement) if sees_money else None,
+        spend=spend(statement, next_invoice.additions(account=account, statement=statement)) if sees_money else None,
         meter=meter(statement),
-        period_end=period_end(statement),
+        period_end=period_end(statement, account),
         day=day_of_period(statement),
         figure=daily.figure(statement=statement, daily=by_day, series=series, label=str),
         breakdown=breakdown.breakdown(
@@ -111,13 +112,14 @@ def day_of_period(statement: Statement) -> str:
     return _("day %(day)d of %(days)d") % {"day": day, "days": statement.period.days}
 
 
-def spend(statement: Statement) -> Spend:
-    """What the period costs so far, and where it is heading."""
+def spend(statement: Statement, additions: Sequence[next_invoice.Addition] = ()) -> Spend:
+    """What the period costs so far, and where its invoice is heading with what is added to it."""
+    more = sum(addition.amount_minor for addition in additions)
     currency = statement.invoice.currency
     so_far = formatting.money(statement.invoice.total_minor, currency)
     if statement.projected is None:
         return Spend(so_far, _made_of(statement), "", "", why_hidden(statement))
-    low, likely, high = (formatting.money(invoice.total_minor, currency) for invoice in statement.projected)
+    low, likely, high = (formatting.money(invoice.total_minor + more, currency) for invoice in statement.projected)
     spread = _("likely; %(low)s to %(high)s") % {"low": low, "high": high}
     return Spend(so_far, _made_of(statement), likely, _("likely") if low == high else spread, "")
 
@@ -184,10 +186,12 @@ def _left(statement: Statement) -> str:
     return f"{left}, " + _("hard limit %(calls)s") % {"calls": formatting.count(allowance.hard_limit)}
 
 
-def period_end(statement: Statement) -> PeriodEnd:
+def period_end(statement: Statement, account: Account) -> PeriodEnd:
     """When the period ends and what happens then."""
     days = -(-int((statement.period.end - statement.now).total_seconds()) // 86_400)
     left = ngettext("in %(days)d day", "in %(days)d days", days) % {"days": days}
+    if account.subscription_id is not None and account.cancels_at is not None:
+        return PeriodEnd(_("Last invoice"), statement.period.end, left)
     if _fee(statement.invoice) or pricing_of_overage(statement):
         return PeriodEnd(_("Next invoice"), statement.period.end, left)
     return PeriodEnd(_("Period ends"), statement.period.end, left)

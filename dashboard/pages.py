@@ -17,7 +17,7 @@ from django.utils.translation import gettext_lazy as _
 
 from billing.errors import BillingError
 from billing.models import Account
-from tenants.access import Right, TenantRequest, tenants_of
+from tenants.access import Right, TenantRequest
 from tenants.models import Tenant
 
 from . import refusals
@@ -47,6 +47,7 @@ PAGES: tuple[tuple[Promise, tuple[Entry, ...]], ...] = (
         _("Money"),
         (
             Entry("invoice", _("Projected invoice"), Right.SEE_MONEY),
+            Entry("invoices", _("Invoices"), Right.SEE_MONEY),
             Entry("plan", _("Plan"), Right.SEE_MONEY),
             Entry("limits", _("Limits")),
         ),
@@ -56,7 +57,13 @@ PAGES: tuple[tuple[Promise, tuple[Entry, ...]], ...] = (
         (),
     ),
 )
-BELOW = {"change": "plan", "returned": "plan", "pay": "plan"}  # pages that the menu does not list
+BELOW = {
+    "why": "invoice",
+    "invoice-detail": "invoices",
+    "change": "plan",
+    "returned": "plan",
+    "pay": "plan",
+}  # pages that the menu does not list
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +136,7 @@ def with_account(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespons
     """The view gets the tenant's account; a tenant without one gets a page that says so. Below `tenant_page`."""
 
     @wraps(view)
-    def for_accounts(request: TenantRequest) -> HttpResponse:
+    def for_accounts(request: TenantRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         account = (
             Account.objects.select_related("tenant__allowance", "plan_version__plan", "next_version__plan")
             .filter(tenant_id=request.tenant.pk)
@@ -137,7 +144,7 @@ def with_account(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespons
         )
         if account is None:
             return render_page(request, "dashboard/no_plan.html", "content", {})
-        return view(request, account)
+        return view(request, account, *args, **kwargs)
 
     return for_accounts
 
@@ -231,7 +238,7 @@ def frame(request: TenantRequest, account: Account | None) -> Frame:
         plan=account.plan_version.plan.name if account else "",
         tenants=tuple(
             Link(tenant.name, tenant.slug, reverse("overview", args=[tenant.slug]), tenant.slug == slug)
-            for tenant in tenants_of(request.user)
+            for tenant in request.tenants
         ),
         menu=menu(slug=slug, here=here, rights=request.rights),
         admin_address=reverse("admin:index") if request.user.is_staff else "",

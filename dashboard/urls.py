@@ -4,7 +4,7 @@ from django.urls import path
 from django.views.i18n import set_language
 
 from . import account_urls
-from .views import buying, entering, exploring, limiting, reading
+from .views import buying, entering, exploring, limiting, money, reading
 
 urlpatterns = [
     path("", entering.home, name="home"),
@@ -14,6 +14,10 @@ urlpatterns = [
     path("t/<slug:tenant_slug>/usage.csv", exploring.usage_csv, name="usage-csv"),
     path("t/<slug:tenant_slug>/trends", reading.trends, name="trends"),
     path("t/<slug:tenant_slug>/invoice", reading.invoice, name="invoice"),
+    path("t/<slug:tenant_slug>/invoices", money.invoices, name="invoices"),
+    path("t/<slug:tenant_slug>/invoices.csv", money.invoices_file, name="invoices-csv"),
+    path("t/<slug:tenant_slug>/invoices/<slug:invoice_id>", money.one_invoice, name="invoice-detail"),
+    path("t/<slug:tenant_slug>/why", money.why, name="why"),
     path("t/<slug:tenant_slug>/plan", buying.plan, name="plan"),
     path("t/<slug:tenant_slug>/plan/subscribe", buying.subscribe, name="subscribe"),
     path("t/<slug:tenant_slug>/plan/returned", buying.returned, name="returned"),

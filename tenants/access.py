@@ -58,6 +58,7 @@ class TenantRequest(HttpRequest):
 
     user: User
     tenant: Tenant
+    tenants: list[Tenant]  # all that this person is a member of, by name
     role: Role
     rights: frozenset[Right]
     projects: frozenset[int] | None
@@ -70,10 +71,11 @@ def tenant_page(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse
     @login_required
     @wraps(view)
     def for_members(request: TenantRequest, tenant_slug: str, *args: Any, **kwargs: Any) -> HttpResponse:
-        try:
-            membership = Membership.objects.select_related("tenant").get(tenant__slug=tenant_slug, user=request.user)
-        except Membership.DoesNotExist:
-            raise Http404 from None
+        every = list(Membership.objects.filter(user=request.user).select_related("tenant").order_by("tenant__name"))
+        membership = next((one for one in every if one.tenant.slug == tenant_slug), None)
+        if membership is None:
+            raise Http404
+        request.tenants = [one.tenant for one in every]
         request.tenant = membership.tenant
         request.role = Role(membership.role)
         request.rights = rights_of(membership)

@@ -34,6 +34,7 @@ SCOPES = {
     "calls": "Call the metered product API",
     "usage:read": "Read usage, limits and estimates",
     "events:write": "Send events: usage of services that are not called through us",
+    "money:read": "Read invoices, the next one, and what they are made of",
     "limits:write": "Set the daily cap and the limits of projects and keys",
     "projects:write": "Create, rename, archive and restore projects",
     "keys:write": "Create, rotate and revoke API keys, with no more scopes than its own",

@@ -35,7 +35,7 @@ def addresses(acme: Onboarded) -> list[str]:
     values = {
         "tenant_slug": acme.tenant.slug, "capability": "storage", "key": "secret", "code": "200", "slug": "quota-exceeded",
         "subject": acme.key.project.slug, "project_slug": acme.key.project.slug, "public_id": acme.key.public_id,
-        "prefix": acme.key.prefix, "uidb36": "1", "pk": "1",
+        "prefix": acme.key.prefix, "uidb36": "1", "pk": "1", "invoice_id": "in_of_acme",
     }  # fmt: skip
     found = [
         "/" + PARAMETER.sub(lambda match: values[match[1] or match[2]], route)

@@ -79,3 +79,14 @@ def moment(at: datetime) -> SafeString:
 @register.filter
 def span(period: Period) -> SafeString:
     return instants.span(period)
+
+
+@register.filter
+def dates(period: Period) -> SafeString:
+    return instants.dates(period)
+
+
+@register.filter
+def since(at: datetime, now: datetime) -> SafeString:
+    """{{ sent_to|since:as_of }}: 13:00 of today, 30 Nov, 13:00 of another day."""
+    return instants.since(at, now)

@@ -1,12 +1,14 @@
 """The pages that show usage and money. What is shown is decided in the modules beside the views."""
 
+from typing import Any
+
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from billing.models import Account
-from dashboard import first_key
+from dashboard import first_key, invoices
 from dashboard.arithmetic import projected_invoice
 from dashboard.explanations import EXPLANATIONS
 from dashboard.overview import overview as overview_of
@@ -20,8 +22,11 @@ from tenants.access import Right, TenantRequest, tenant_page
 @needs(Right.SEE_WHOLE)
 @with_account
 def overview(request: TenantRequest, account: Account) -> HttpResponse:
-    page = overview_of(account=account, now=timezone.now(), sees_money=Right.SEE_MONEY in request.rights)
-    context = {"account": account, "page": page}
+    sees_money = Right.SEE_MONEY in request.rights
+    page = overview_of(account=account, now=timezone.now(), sees_money=sees_money)
+    context: dict[str, Any] = {"account": account, "page": page}
+    if sees_money and not request.htmx:
+        context["recent_invoices"] = invoices.recent(account=account)
     key = "" if request.htmx else first_key.handed_over(request)
     if not key:
         return render_page(request, "dashboard/overview.html", "live", context)

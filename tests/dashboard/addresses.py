@@ -3,13 +3,16 @@
 from collections.abc import Callable, Iterator
 
 from django.urls import URLPattern, reverse
+from django.utils import timezone
 
 from billing.onboarding import Onboarded
 from dashboard.urls import urlpatterns
+from tests.billing import mirrored
 
 # What stands in an address beside the tenant, by its name there: something of the tenant's own that exists.
 VALUES: dict[str, Callable[[Onboarded], object]] = {
     "tenant_slug": lambda owned: owned.tenant.slug,
+    "invoice_id": lambda owned: mirrored.invoice(owned.account, now=timezone.now()),
 }
 
 
