@@ -11,7 +11,8 @@ from metering import usage
 from tenants.problems import Problem
 
 from . import estimates, explain, invoice_documents, invoices
-from .api import Instant, ManagementView
+from .api import ManagementView
+from .series_api import Instant
 
 
 class NoSuchInvoice(Problem):
