@@ -23,6 +23,10 @@ class AlreadySubscribed(BillingError):
     """There is a subscription: its plan is changed, not bought a second time."""
 
 
+class StillOwes(BillingError):
+    """An invoice of a subscription that has ended is unpaid: it is paid before another is bought."""
+
+
 class NotInCatalogue(BillingError):
     """Stripe does not know the plan's prices yet."""
 
@@ -44,10 +48,11 @@ def begin(
     """The address of the page on which the customer pays for this plan; it is subscribed once it has paid.
 
     Asking again gives the same page while it is open; pages for other plans take no payment any more, so that nobody pays
-    twice. Raises AlreadySubscribed, NotOffered, NotInCatalogue and StripeError.
+    twice. Raises AlreadySubscribed, StillOwes, NotOffered, NotInCatalogue and StripeError.
     """
     prices = offered_prices(account=account, version=version, currency=currency)
     _refuse_second(account)
+    _refuse_debtor(account, now)
     page = _page(
         account=account,
         customer_id=_living_customer(account),
@@ -116,6 +121,12 @@ def _refuse_second(account: Account) -> None:
         raise AlreadySubscribed(
             f"There is a subscription of {account.plan_version.plan} already: change its plan instead."
         )
+
+
+def _refuse_debtor(account: Account, now: datetime) -> None:
+    if account.past_due_since is None or subscriptions.sync(account_id=account.pk, now=now).past_due_since is None:
+        return  # nothing is owed, or it was paid a moment ago
+    raise StillOwes("An invoice of your former subscription is unpaid. Pay it first, then subscribe again.")
 
 
 def _trial_days(version: PlanVersion, past: list[Subscription]) -> int:

@@ -14,7 +14,9 @@ from .models import Account, PaymentState
 
 def ends_at(account: Account) -> datetime | None:
     """When calls are refused, or since when; None while nothing is past due."""
-    return None if account.past_due_since is None else end_of(account.past_due_since)
+    if account.past_due_since is None or account.state == PaymentState.NONE:
+        return None  # what an ended subscription owes restricts nothing
+    return end_of(account.past_due_since)
 
 
 def end_of(past_due_since: datetime) -> datetime:

@@ -28,7 +28,7 @@ def take(*, account: Account, customer_id: str, at: datetime) -> Reading:
     """The customer's live subscription, its terms and what is unpaid. Raises StripeError."""
     followed = _followed(customer_id)
     if followed is None:
-        return Reading(at, customer_id, None, None, None, None)
+        return Reading(at, customer_id, None, None, None, _owes_since(customer_id))
     is_behind = followed.status in {"past_due", "unpaid"}
     due_since = _due_since(followed, stripe_api.open_invoices(customer_id)) if is_behind else None
     scheduled: Collection[str] = ()
@@ -60,6 +60,15 @@ def _followed(customer_id: str) -> Subscription | None:
 
 def _period_start(subscription: Subscription) -> datetime:
     return min(item.period_start for item in subscription.items)
+
+
+def _owes_since(customer_id: str) -> datetime | None:
+    """Since when an invoice of a subscription that has ended is unpaid, though a payment was tried; None: nothing is owed."""
+    try:
+        invoices = stripe_api.open_invoices(customer_id)
+    except NoSuchObject:
+        return None
+    return min((one.due_since for one in invoices if one.attempts and one.due_minor > 0), default=None)
 
 
 def _due_since(subscription: Subscription, invoices: list[OpenInvoice]) -> datetime | None:

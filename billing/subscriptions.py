@@ -105,7 +105,7 @@ class Before:
 def _follow(account: Account, reading: Reading) -> None:
     before = Before.of(account)
     if reading.subscription is None:
-        _end(account)
+        _end(account, reading)
     else:
         _copy(account, reading.subscription, reading)
     is_settled = _settle_change(account, reading)
@@ -119,13 +119,17 @@ def _follow(account: Account, reading: Reading) -> None:
         _tell(account, before)
 
 
-def _end(account: Account) -> None:
-    """No subscription: the free plan, in the period that runs. What was agreed without a subscription stays."""
+def _end(account: Account, reading: Reading) -> None:
+    """No subscription: the free plan, in the period that runs. What was agreed without a subscription stays.
+
+    What the ended one still owes restricts nothing that is free to everybody (docs/decisions/0008).
+    """
     if account.state != PaymentState.NONE:
         account.plan_version = accounts.public_version(plan_code=FREE)
     account.state = PaymentState.NONE
     account.subscription_id, account.schedule_id = None, ""
-    account.trial_ends_at = account.cancels_at = account.next_version = account.past_due_since = None
+    account.trial_ends_at = account.cancels_at = account.next_version = None
+    account.past_due_since = reading.due_since
 
 
 def _copy(account: Account, subscription: Subscription, reading: Reading) -> None:

@@ -75,6 +75,12 @@ def _payment(account: Account, now: datetime, sees_money: bool) -> Iterator[Stri
             _("Service goes on until {end}; from then on calls are refused."), end=moment(ends_at or now)
         )
         yield Strip("past-due", "bad", lead, rest, pay, asks_stripe=sees_money)
+    elif since is not None:
+        lead = format_html(
+            _("An invoice of a subscription that has ended is unpaid since {since}."), since=moment(since)
+        )
+        served = _("Your present plan is served all the same. Once it is paid you can subscribe again.")
+        yield Strip("owes", "warn", lead, served, pay, asks_stripe=sees_money)
 
 
 def _change(last: PlanChange | None, account: Account, now: datetime, sees_money: bool) -> Iterator[Strip]:

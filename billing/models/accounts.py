@@ -96,9 +96,8 @@ class Account(models.Model):
                 condition=models.Q(
                     state__in=[PaymentState.PAST_DUE, PaymentState.RESTRICTED], past_due_since__isnull=False
                 )
-                | models.Q(
-                    state__in=[PaymentState.NONE, PaymentState.TRIALING, PaymentState.ACTIVE], past_due_since=None
-                ),
+                | models.Q(state__in=[PaymentState.TRIALING, PaymentState.ACTIVE], past_due_since=None)
+                | models.Q(state=PaymentState.NONE),  # an invoice of a subscription that has ended may be unpaid
                 name="account_past_due_since_a_day",
             ),
         )
