@@ -139,6 +139,8 @@ def add_all(*, account_id: UUID, now: datetime) -> None:
 
 def _add(charge: Charge, now: datetime) -> None:
     """The charge is at Stripe once, or refused for a reason that operators read."""
+    if charge.stripe_id and not _is_taken_back(charge):
+        return
     if charge.attempted_at is not None and _is_found(charge, now):
         return
     if charge.attempted_at is None:
@@ -154,6 +156,19 @@ def _add(charge: Charge, now: datetime) -> None:
             return
         logger.error("Stripe refuses charge %s of tenant %s: %s", charge.pk, charge.account_id, error)
         Charge.objects.filter(pk=charge.pk).update(error=error.message[:500])
+
+
+def _is_taken_back(charge: Charge) -> bool:
+    """Whether the item that waited in vain (`last_invoices.py`) is gone, so that the charge may be put on another invoice."""
+    mine = Charge.objects.filter(pk=charge.pk, state=State.PENDING, stripe_id=charge.stripe_id)
+    try:
+        stripe_usage.delete_item(charge.stripe_id)
+    except StripeRefused as error:  # an invoice has taken it meanwhile
+        logger.info("Charge %s of tenant %s stays where it is: %s", charge.pk, charge.account_id, error)
+        mine.update(state=State.ADDED, invoice_id="")
+        return False
+    charge.stripe_id = ""
+    return bool(mine.update(stripe_id=""))
 
 
 def _is_found(charge: Charge, now: datetime) -> bool:

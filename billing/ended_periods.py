@@ -12,7 +12,7 @@ from django.db.models import Q
 
 from metering import usage
 
-from . import billed_periods, billing_ways, charges, reporting, stripe_api, stripe_usage, turns
+from . import billed_periods, billing_ways, charges, last_invoices, reporting, stripe_api, stripe_usage, turns
 from .errors import NoSuchObject
 from .models import Account, BilledPeriod, UsageReport
 from .stripe_usage import Invoice
@@ -64,9 +64,11 @@ def _invoice(period: BilledPeriod) -> Invoice | None:
         found = stripe_usage.invoices_of(
             subscription_id=period.subscription_id, since=period.counts_from - CLOCKS_DIFFER
         )
+        invoice = next((one for one in found if way.is_invoice_of(period, one)), None)
+        if invoice is None and not way.is_reported and not last_invoices.is_live(period.subscription_id):
+            invoice = last_invoices.of_period(period=period, units=billed_periods.units(period))
     except NoSuchObject:
         return None
-    invoice = next((one for one in found if way.is_invoice_of(period, one)), None)
     if invoice is not None:
         period.invoice_id = invoice.id
         BilledPeriod.objects.filter(pk=period.pk).update(invoice_id=invoice.id)
@@ -91,19 +93,12 @@ def _has_none(period: BilledPeriod, way: billing_ways.BillingWay, now: datetime)
     """Whether no invoice of its own will come for the period: a trial, one cut by a change, an ended subscription."""
     if period.is_free or (not way.is_reported and billed_periods.is_cut(period)):
         return True
-    if not way.is_reported and _has_ended(period):
+    if not way.is_reported and not last_invoices.is_live(period.subscription_id):
         return True
     if now - period.end < INVOICED_WITHIN:
         return False
     logger.error("%s of subscription %s has no invoice: its calls are late usage.", period, period.subscription_id)
     return True
-
-
-def _has_ended(period: BilledPeriod) -> bool:
-    try:
-        return not stripe_api.subscription(period.subscription_id).is_live
-    except NoSuchObject:
-        return True
 
 
 def _finish(period: BilledPeriod, invoice: Invoice | None, now: datetime) -> None:
@@ -113,7 +108,7 @@ def _finish(period: BilledPeriod, invoice: Invoice | None, now: datetime) -> Non
         units = billed_periods.units(period) if period.is_free else way.billed_units(period, invoice)
         charges.rate(period=period, units=units)
     else:
-        units = billed_periods.units(period) if invoice is None else period.rated_units
+        units = _units_without_invoice(period) if invoice is None else period.rated_units
         charges.rate(period=period, units=units)
     with transaction.atomic():
         Account.objects.select_for_update().get(pk=period.account_id)
@@ -122,14 +117,9 @@ def _finish(period: BilledPeriod, invoice: Invoice | None, now: datetime) -> Non
             unsent = UsageReport.objects.filter(period=period, mended_at=None)
             unsent.filter(state__in=(ReportState.PENDING, ReportState.REJECTED)).update(state=ReportState.TOO_LATE)
     charges.add_all(account_id=period.account_id, now=now)
-    if invoice is None and not way.is_reported and _has_ended(period):
-        _invoice_the_rest(period)
 
 
-def _invoice_the_rest(period: BilledPeriod) -> None:
-    """Of an ended subscription no further invoice comes by itself: what waits for it gets one of its own."""
-    if period.charges.filter(state="added", invoice_id="").exists():
-        stripe_usage.create_invoice(
-            customer_id=period.account.customer_id or "", key=f"last-invoice-{period.pk}",
-            description=f"Calls of {charges.span_of(period)}",
-        )  # fmt: skip
+def _units_without_invoice(period: BilledPeriod) -> int:
+    """Units of a period without an invoice of its own that are charged for: none when Stripe has no such customer any more."""
+    customer_id = period.account.customer_id or ""
+    return billed_periods.units(period) if stripe_api.has_customer(customer_id) else 0

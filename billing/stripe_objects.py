@@ -113,6 +113,9 @@ class InvoiceLine:
     start: datetime
     end: datetime
     metadata: Mapping[str, str]
+    subscription_id: str  # with the item's id: of a subscription's own lines
+    item_id: str
+    is_proration: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +233,7 @@ def invoice_subscription_id(body: Json) -> str:
 def read_invoice_line(invoice: Json, line: Json) -> InvoiceLine:
     is_draft = invoice["status"] == "draft"
     final_at = (invoice.get("status_transitions") or {}).get("finalized_at") or invoice["created"]
+    details = (line.get("parent") or {}).get("subscription_item_details") or {}
     return InvoiceLine(
         invoice_id=invoice["id"],
         number=invoice.get("number") or "",
@@ -241,6 +245,9 @@ def read_invoice_line(invoice: Json, line: Json) -> InvoiceLine:
         start=instant(line["period"]["start"]),
         end=instant(line["period"]["end"]),
         metadata=dict(line.get("metadata") or {}),
+        subscription_id=id_of(details.get("subscription")),
+        item_id=id_of(details.get("subscription_item")),
+        is_proration=_is_proration(line),
     )
 
 

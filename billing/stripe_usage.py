@@ -1,15 +1,19 @@
 """What billing usage asks of Stripe besides meter events: counts by hour, invoices with their usage, and our own lines on them."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from .errors import NoSuchObject
 from .stripe_api import PAGE, _all, _asking, _client, _options, _plain
 from .stripe_objects import id_of, instant, invoice_subscription_id
 
 CHARGE = "charge"  # the metadata that names our row: found again by it when an answer was lost
+SUBJECT = "subject"  # the same of an invoice that we make: what it is for
+ITEM = "ii_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +125,43 @@ def find_item(*, customer_id: str, charge_id: UUID, since: datetime) -> str:
     return ""
 
 
-def create_invoice(*, customer_id: str, description: str, key: str) -> str:
-    """What waits for the customer's next invoice is on one of its own, which Stripe makes final and collects."""
+@dataclass(frozen=True, slots=True)
+class OwnItem:
+    """Where a line of ours is: on an invoice, or waiting for the next one of a subscription or of the customer."""
+
+    invoice_id: str
+    subscription_id: str
+
+
+def item(item_id: str) -> OwnItem:
+    """Raises NoSuchObject when it was deleted."""
+    with _asking():
+        body = _plain(_client().v1.invoice_items.retrieve(item_id))
+        details = (body.get("parent") or {}).get("subscription_details") or {}
+        return OwnItem(id_of(body.get("invoice")), id_of(details.get("subscription")))
+
+
+def delete_item(item_id: str) -> None:
+    """It is on no invoice and waits for none; one that is gone already is no error."""
+    with suppress(NoSuchObject), _asking():
+        _client().v1.invoice_items.delete(item_id)
+
+
+def find_invoice(*, customer_id: str, subject: UUID, since: datetime) -> str:
+    """The invoice that we made for this subject since then; empty without one."""
+    params: Any = {"customer": customer_id, "created": {"gte": int(since.timestamp())}, "limit": PAGE}
+    with _asking():
+        for body in _all(_client().v1.invoices.list(params)):
+            if (body.get("metadata") or {}).get(SUBJECT) == str(subject):
+                return str(body["id"])
+    return ""
+
+
+def create_invoice(*, customer_id: str, currency: str, subject: UUID, description: str, key: str) -> str:
+    """An empty draft for lines of ours, which Stripe makes final after its hour, and collects; returns its id."""
     params: Any = {
-        "customer": customer_id, "description": description, "auto_advance": True,
-        "pending_invoice_items_behavior": "include",
+        "customer": customer_id, "currency": currency, "description": description, "auto_advance": True,
+        "pending_invoice_items_behavior": "exclude", "metadata": {SUBJECT: str(subject)},
     }  # fmt: skip
     with _asking():
         return str(_plain(_client().v1.invoices.create(params, _options(key)))["id"])

@@ -19,10 +19,12 @@ from . import (
     grace,
     inbox,
     invariants,
+    last_invoices,
     late_usage,
     reconcile,
     reporting,
     sweep,
+    unseen_periods,
     upgrades,
 )
 
@@ -114,8 +116,15 @@ def bill_ended_periods() -> None:
 
 @shared_task
 def settle_late_usage() -> None:
-    """What came after an invoice was final."""
+    """What came after an invoice was final, and what waits for one that will not come."""
     late_usage.settle_due(now=timezone.now())
+    last_invoices.gather_due(now=timezone.now())
+
+
+@shared_task
+def find_unseen_periods() -> None:
+    """Periods that began and ended while nothing ran here."""
+    unseen_periods.find(now=timezone.now())
 
 
 @shared_task

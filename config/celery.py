@@ -10,6 +10,7 @@ from kombu.exceptions import OperationalError
 
 logger = logging.getLogger(__name__)
 CATCH_UP = "billing.tasks.catch_up_stripe_events"
+UNSEEN_PERIODS = "billing.tasks.find_unseen_periods"
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 app = Celery("meterhouse")
@@ -39,6 +40,7 @@ app.conf.beat_schedule = {
     },
     "bill-ended-periods": {"task": "billing.tasks.bill_ended_periods", "schedule": 60.0, "options": {"expires": 60}},
     "settle-late-usage": {"task": "billing.tasks.settle_late_usage", "schedule": 300.0, "options": {"expires": 300}},
+    "find-unseen-periods": {"task": UNSEEN_PERIODS, "schedule": 86_400.0},
     "reconcile-usage": {"task": "billing.tasks.reconcile_usage", "schedule": crontab(hour=3, minute=20)},
     "check-billing-invariants": {"task": "billing.tasks.check_billing_invariants", "schedule": 3600.0},
     "send-notices": {"task": "tenants.tasks.send_notices", "schedule": 10.0, "options": {"expires": 10}},
@@ -52,8 +54,9 @@ app.conf.beat_schedule = {
 @beat_init.connect
 @beat_embedded_init.connect
 def catch_up_at_start(**_: object) -> None:
-    """Whatever Stripe could not deliver while nothing ran here is looked for at once, not tomorrow."""
+    """Whatever Stripe could not deliver and whoever's period ended while nothing ran here is looked for at once, not tomorrow."""
     try:
-        app.send_task(CATCH_UP, retry=False)
+        for name in (CATCH_UP, UNSEEN_PERIODS):
+            app.send_task(name, retry=False)
     except OperationalError as error:  # beat itself waits for its broker, and tomorrow comes
-        logger.warning("The catch-up of Stripe's events could not be queued at start: %s", error)
+        logger.warning("The catch-up with Stripe could not be queued at start: %s", error)

@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 
-from . import lists
+from . import customers, lists
 from .errors import Json, refused
 from .invoice_lines import from_item, pricing
 from .parameters import BOOLEAN, DECIMAL, INTEGER, METADATA, RANGE, TEXT, chosen, merged_metadata
@@ -83,7 +83,7 @@ def create(world: World, params: Json) -> Json:
     identifier = params.get("customer") or (draft or {}).get("customer")
     if not identifier:
         raise refused("Missing required param: customer.", param="customer", code="parameter_missing")
-    customer = world.load("customer", identifier, param="customer")
+    customer = customers.living(world, identifier, param="customer")
     made = _from_params(world, params, customer)
     if draft:
         made["invoice"] = draft["id"]

@@ -1,6 +1,6 @@
 """Invoices as objects: made as drafts, changed, listed."""
 
-from . import invoice_items, lists, timers
+from . import customers, invoice_items, lists, timers
 from .account import NAME
 from .errors import Json, refused
 from .invoice_lines import recount, total_up
@@ -156,7 +156,7 @@ def create(world: World, params: Json) -> Json:
     identifier = params.get("customer") or (subscription or {}).get("customer")
     if not identifier:
         raise refused("Missing required param: customer.", param="customer", code="parameter_missing")
-    customer = world.load("customer", identifier, param="customer")
+    customer = customers.living(world, identifier, param="customer")
     is_taking = params.get("pending_invoice_items_behavior") == "include" or subscription is not None
     pending = invoice_items.pending(world, customer["id"], subscription["id"] if subscription else None)
     lines = invoice_items.as_lines(world, pending) if is_taking else []

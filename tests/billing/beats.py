@@ -5,7 +5,7 @@ from typing import Any
 
 from django.db import connection
 
-from billing import charges, ended_periods, late_usage, reconcile, reporting, stripe_api
+from billing import charges, ended_periods, last_invoices, late_usage, reconcile, reporting, stripe_api
 from billing.models import UsageReport
 from billing.reconcile import Result
 from tests.billing.plan_story import METER, Story
@@ -23,6 +23,7 @@ def beat(now: datetime) -> None:
     reporting.confirm_due(now=now)
     ended_periods.bill_due(now=now)
     late_usage.settle_due(now=now)
+    last_invoices.gather_due(now=now)
     charges.add_due(now=now)
 
 

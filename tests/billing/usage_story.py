@@ -9,7 +9,7 @@ import pytest
 from django.db import connections
 from pytest_django import DjangoDbBlocker
 
-from billing import billed_periods, charges, ended_periods, late_usage, reporting, subscriptions
+from billing import billed_periods, charges, ended_periods, last_invoices, late_usage, reporting, subscriptions
 from billing.models import BilledPeriod, UsageReport
 from metering import adjustments, partitions, usage
 from metering.ledger import commit
@@ -17,7 +17,7 @@ from metering.models import Call
 from metering.recorder import Batch, call_id
 from metering.testing import TestsDatabase
 from sandbox.stripe_simulator import StripeSimulator
-from tests.billing.plan_story import SUBSCRIBED_FOR, Story, simulated_stripe
+from tests.billing.plan_story import METER, SUBSCRIBED_FOR, Story, simulated_stripe
 from tests.metering.test_recovery import entry
 
 State = UsageReport.State
@@ -57,6 +57,7 @@ def beat(story: Story, *, times: int = 1, apart: timedelta = timedelta(seconds=5
         reporting.send_due(now=story.now)
         ended_periods.bill_due(now=story.now)
         late_usage.settle_due(now=story.now)
+        last_invoices.gather_due(now=story.now)
         charges.add_due(now=story.now)
         story.move(apart)
         reporting.confirm_due(now=story.now)
@@ -146,3 +147,19 @@ def ledger(story: Story) -> list[int]:
 def whole_hour(story: Story) -> datetime:
     """The last full hour before now."""
     return datetime.fromtimestamp(story.simulator.clock.now // 3600 * 3600, UTC)
+
+
+def by_hour(story: Story) -> dict[datetime, int]:
+    """Units of each hour in the call log, past the rollup that reports are made from."""
+    found: dict[datetime, int] = {}
+    for at, units in Call.objects.filter(tenant=story.acme.tenant).values_list("occurred_at", "units"):
+        hour = at.replace(minute=0, second=0, microsecond=0)
+        found[hour] = found.get(hour, 0) + units
+    return found
+
+
+def assert_each_hour_is_at_stripe(story: Story) -> None:
+    """Not only the total: nothing that one hour lost is doubled in another."""
+    for hour, units in by_hour(story).items():
+        start = int(hour.timestamp())
+        assert story.simulator.accepted(story.customer_id, METER, start=start, end=start + 3600) == units
