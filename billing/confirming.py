@@ -1,7 +1,8 @@
 """What Stripe has counted, held against what was sent: by the hour of the reports' timestamps, in Stripe's summaries.
 
-A report is confirmed when its hour's total agrees. One whose answer was lost so long ago that it cannot be sent again is found in
-the total, or missing from it; then a further revision carries its units.
+A report is confirmed when its hour's total agrees. One that cannot be sent again, because its answer was lost that long ago or
+because Stripe has taken it and after a day still does not count it, is found in the total, or missing from it; then a further
+revision carries its units. (Of many events that Stripe rejects for one reason its message names only a few.)
 """
 
 import logging
@@ -79,8 +80,8 @@ def _stretches(hours: Sequence[datetime]) -> Iterator[tuple[datetime, datetime]]
 
 
 def _judge(counted: Counted, *, now: datetime, forgotten: datetime) -> None:
-    lost = [one for one in counted.reports if one.state == State.SENDING]
-    arrived = [one for one in counted.reports if one.state != State.SENDING]
+    lost = [one for one in counted.reports if _is_doubtful(one, forgotten)]
+    arrived = [one for one in counted.reports if one not in lost]
     if not lost:
         if counted.total == _total(arrived):
             _set_confirmed(arrived, now)
@@ -98,16 +99,24 @@ def _judge(counted: Counted, *, now: datetime, forgotten: datetime) -> None:
     _set_missing([one for one in lost if one not in found], now)
 
 
+def _is_doubtful(report: UsageReport, forgotten: datetime) -> bool:
+    """Whether it may have arrived or not: its answer was lost, or it was taken so long ago that the count would show it."""
+    is_overdue = report.state == State.DELIVERED and report.delivered_at is not None and report.delivered_at < forgotten
+    return report.state == State.SENDING or is_overdue
+
+
 def which(lost: Sequence[UsageReport], units: int) -> list[UsageReport] | None:
     """Reports among these that add up to what Stripe has counted beyond the others; None where none do.
 
     Where several choices do, each leaves the same total at Stripe and the same units to be carried anew.
     """
+    if _total(lost) == units:
+        return list(lost)
     for count in range(min(len(lost), MOST_LOST) + 1):
         for some in combinations(lost[:MOST_LOST], count):
             if _total(some) == units:
                 return list(some)
-    return list(lost) if _total(lost) == units else None
+    return None
 
 
 def _set_confirmed(reports: Iterable[UsageReport], now: datetime) -> None:
@@ -117,7 +126,12 @@ def _set_confirmed(reports: Iterable[UsageReport], now: datetime) -> None:
 
 def _set_missing(reports: Sequence[UsageReport], now: datetime) -> None:
     """They never arrived: their units are free, and their periods are scanned again."""
-    mine = UsageReport.objects.filter(pk__in=[one.pk for one in reports], state=State.SENDING)
+    if not reports:
+        return
+    logger.error(
+        "Stripe has not counted usage reports %s: later revisions carry their units.", [str(one.pk) for one in reports]
+    )
+    mine = UsageReport.objects.filter(pk__in=[one.pk for one in reports], state__in=(State.SENDING, State.DELIVERED))
     if mine.update(state=State.REJECTED, error=NOT_FOUND, mended_at=now):
         BilledPeriod.objects.filter(pk__in=[one.period_id for one in reports]).update(scanned_to=None)
 

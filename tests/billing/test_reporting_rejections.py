@@ -2,15 +2,17 @@
 
 import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
+from stripe.events import V1BillingMeterErrorReportTriggeredEvent as ErrorReport
 
 from billing import rejections, reporting, stripe_api
 from billing.models import StripePrices, UsageReport
+from sandbox.stripe_simulator.thin_events import MAX_SAMPLES
 from tenants.models import AuditEntry, Notice
 from tests.billing.plan_story import METER, Story, subscribed
-from tests.billing.usage_story import HOUR, beat, kept, months_ago, sent, use
+from tests.billing.usage_story import HOUR, beat, kept, ledger, months_ago, sent, use, whole_hour
 from tests.conftest import MakeTenant
 
 __all__ = ["kept"]
@@ -18,7 +20,7 @@ State = UsageReport.State
 MENDED = ("meter_event_customer_not_found", "archived_meter", "no_meter", "timestamp_in_future")
 HOPELESS = (
     "meter_event_invalid_value", "meter_event_no_customer_defined", "meter_event_value_too_many_digits",
-    "timestamp_too_far_in_past", "meter_event_dimension_count_too_high", "a_code_of_tomorrow",
+    "timestamp_too_far_in_past", "meter_event_dimension_count_too_high", "missing_dimension_payload_keys", "a_code_of_tomorrow",
 )  # fmt: skip
 
 
@@ -46,6 +48,13 @@ def hear(story: Story) -> None:
 
 def outcome(story: Story) -> list[tuple[int, int, str]]:
     return [(revision, quantity, state) for _, revision, quantity, state in sent(story)]
+
+
+def test_each_code_that_stripe_knows_is_tried_here() -> None:
+    hints = get_type_hints(ErrorReport.V1BillingMeterErrorReportTriggeredEventData.Reason.ErrorType)
+    known = {one for part in get_args(hints["code"]) for one in get_args(part)}
+    assert len(known) >= 10
+    assert known <= {*MENDED, *HOPELESS}
 
 
 @pytest.mark.parametrize("code", MENDED)
@@ -113,3 +122,28 @@ def test_what_was_confirmed_stays_so_whatever_an_event_says(story: Story, caplog
     beat(story)
     rejections.reject(report=UsageReport.objects.get(account=story.account), code="no_meter", message="late news")
     assert outcome(story) == [(1, 7, State.CONFIRMED)]
+
+
+def test_those_that_stripe_does_not_name_are_found_missing_after_a_day(
+    story: Story, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of many events rejected for one reason its message names a few."""
+    hour, count = whole_hour(story), 14
+    story.simulator.faults.add("reject", event=METER, count=count)
+    for number in range(count):
+        use(story, number + 1, at=hour - (number + 1) * HOUR)
+    reporting.make_due(now=story.now)
+    reporting.send_due(now=story.now)
+    story.move()
+    hear(story)
+    assert f"Stripe rejected {count} meter event(s)" in caplog.text
+    beat(story)
+    assert [state for *_, state in outcome(story)].count(State.DELIVERED) == count - MAX_SAMPLES
+    story.move(HOUR)
+    beat(story, times=2)
+    assert story.accepted < sum(ledger(story))  # nobody knows yet: a summary may be late
+    story.move(24 * HOUR)
+    beat(story, times=3)
+    assert story.accepted == sum(ledger(story)) == count * (count + 1) // 2
+    assert {state for *_, state in outcome(story)} == {State.CONFIRMED, State.REJECTED}
+    assert "has not counted usage reports" in caplog.text
