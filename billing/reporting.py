@@ -84,8 +84,9 @@ def make_due(*, now: datetime) -> int:
     due = {one.pk: one for one in billed_periods.open_periods().filter(is_due).exclude(meter_id="")}
     held = _may_be_held()
     return turns.each(
-        due, lambda one: scan(period=due[one], as_of=as_of, now=now, may_be_held=held), what="Usage of period"
-    )
+        due, lambda one: scan(period=due[one], as_of=as_of, now=now, may_be_held=held), what="Usage of period",
+        at_once=settings.BILLING["REPORT_SENDERS"],
+    )  # fmt: skip
 
 
 def scan(*, period: BilledPeriod, as_of: datetime, now: datetime, may_be_held: Collection[UUID] | None = None) -> int:

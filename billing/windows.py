@@ -61,8 +61,11 @@ def freeze(*, period: BilledPeriod, until: datetime, as_of: datetime, takes_back
     With `takes_back` calls from `until` on that were reported already are taken back. Nothing is made for a final period.
     """
     with transaction.atomic():
-        Account.objects.select_for_update().get(pk=period.account_id)  # one at a time: a unit is in one report
-        period.refresh_from_db(fields=["state", "end"])
+        locked = Account.objects.select_for_update().filter(
+            pk=period.account_id
+        )  # one at a time: a unit is in one report
+        locked.values_list("pk").get()
+        period.state, period.end = _state_and_end(period)
         if period.state != BilledPeriod.State.OPEN:
             return 0
         scan = _Scan(period, until)
@@ -84,22 +87,25 @@ def _by_hour(period: BilledPeriod) -> dict[datetime, int]:
         return {hour: int(units) for hour, units in cursor.fetchall()}
 
 
-def _end(period: BilledPeriod) -> datetime:
-    """Where the metered period ends, which a change of plan may have cut since ours was written down."""
+STATE_AND_END = """
+SELECT b.state, coalesce(q.period_end, b."end") FROM billing_billedperiod b
+LEFT JOIN metering_quota q ON q.tenant_id = b.account_id AND q.period_start = b.start WHERE b.id = %s
+"""
+
+
+def _state_and_end(period: BilledPeriod) -> tuple[str, datetime]:
+    """As they are now. It ends where the metered period does, which a change of plan may have cut since ours was written down."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT period_end FROM metering_quota WHERE tenant_id = %s AND period_start = %s",
-            [period.account_id, period.start],
-        )
+        cursor.execute(STATE_AND_END, [period.pk])
         row: Any = cursor.fetchone()
-    return row[0] if row else period.end
+    return row[0], row[1]
 
 
 class _Scan:
     """One look over a period, under its account's lock."""
 
     def __init__(self, period: BilledPeriod, until: datetime) -> None:
-        self.period, self.end = period, _end(period)
+        self.period, self.end = period, period.end
         self.until = min(until, self.end)
         self.hours, self.known = _by_hour(period), _known(period)
 
