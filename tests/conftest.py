@@ -64,12 +64,14 @@ def pytest_xdist_setupnodes() -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
-    """Servers that are dear are started once, and faults are made in one test at a time.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
+    """Servers that are dear are started once, faults are made in one test at a time, and what is rarer is left to --long.
 
     First come the tests that share one transaction: nothing that others have committed or still do meets it.
     """
     for item in items:
+        if item.get_closest_marker("long") and not config.getoption("--long"):
+            item.add_marker(pytest.mark.skip(reason="Tried with --long."))
         name = "faults" if item.path.parent.name == "faults" else item.path.stem
         if name == "faults" or name in TOGETHER:
             item.add_marker(pytest.mark.xdist_group(name))

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ENVIRON = {"PATH": os.environ.get("PATH", os.defpath)}  # no DATABASE_URL, no REDIS_URL
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has another user run the servers")
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the tie to the parent is Linux's")
+RARER = pytest.mark.long
 
 
 def until(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -267,7 +268,7 @@ def test_a_folder_in_use_names_its_holder(tmp_path: Path) -> None:
         assert asked(stack.urls, "SELECT 1") == 1
 
 
-@pytest.mark.parametrize("option", ["postgres_port", "redis_port"])
+@pytest.mark.parametrize("option", ["postgres_port", pytest.param("redis_port", marks=RARER)])
 def test_a_taken_port_is_named(tmp_path: Path, option: str) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -339,7 +340,9 @@ def test_a_disk_that_fills_up_meanwhile_is_named(small_disk: Path, monkeypatch: 
 # -- Deaths ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "other"), [("postgresql", "valkey"), ("valkey", "postgresql")])
+@pytest.mark.parametrize(
+    ("name", "other"), [("postgresql", "valkey"), pytest.param("valkey", "postgresql", marks=RARER)]
+)
 def test_a_server_that_dies_is_named_and_the_next_start_recovers(tmp_path: Path, name: str, other: str) -> None:
     with stack_in(tmp_path) as stack:
         os.kill(pid_of(tmp_path, name), signal.SIGKILL)
@@ -413,7 +416,7 @@ def written(state_dir: Path, stream: str) -> str:
     return (state_dir.parent / stream).read_text()
 
 
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("ending", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=RARER)])
 def test_the_command_prints_two_lines_and_ends_clean(tmp_path: Path, ending: signal.Signals) -> None:
     state_dir = tmp_path / "state"
     with command(state_dir) as process:
