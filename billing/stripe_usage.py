@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from .errors import NoSuchObject
-from .stripe_api import PAGE, _all, _asking, _client, _options, _plain
+from .stripe_api.connection import PAGE, asking, client, every, options, plain
 from .stripe_objects import id_of, instant, invoice_subscription_id
 
 CHARGE = "charge"  # the metadata that names our row: found again by it when an answer was lost
@@ -53,21 +53,21 @@ def hourly_totals(*, meter_id: str, customer_id: str, start: datetime, end: date
         "customer": customer_id, "start_time": int(start.timestamp()), "end_time": int(end.timestamp()), "limit": PAGE,
         "value_grouping_window": "hour",
     }  # fmt: skip
-    with _asking():
-        page = _client().v1.billing.meters.event_summaries.list(meter_id, params)
-        return {instant(body["start_time"]): int(body["aggregated_value"]) for body in _all(page)}
+    with asking():
+        page = client().v1.billing.meters.event_summaries.list(meter_id, params)
+        return {instant(body["start_time"]): int(body["aggregated_value"]) for body in every(page)}
 
 
 def invoice(invoice_id: str) -> Invoice:
-    with _asking():
-        return _read(_plain(_client().v1.invoices.retrieve(invoice_id)))
+    with asking():
+        return _read(plain(client().v1.invoices.retrieve(invoice_id)))
 
 
 def invoices_of(*, subscription_id: str, since: datetime) -> list[Invoice]:
     """The subscription's invoices that were made since then, the oldest first."""
     params: Any = {"subscription": subscription_id, "created": {"gte": int(since.timestamp())}, "limit": PAGE}
-    with _asking():
-        found = [_read(body) for body in _all(_client().v1.invoices.list(params))]
+    with asking():
+        found = [_read(body) for body in every(client().v1.invoices.list(params))]
     return sorted(found, key=lambda one: (one.created_at, one.id))
 
 
@@ -75,7 +75,7 @@ def _read(body: Mapping[str, Any]) -> Invoice:
     lines = body["lines"]
     bodies = lines["data"]
     if lines.get("has_more"):
-        bodies = list(_all(_client().v1.invoices.line_items.list(body["id"], {"limit": PAGE})))
+        bodies = list(every(client().v1.invoices.line_items.list(body["id"], {"limit": PAGE})))
     return Invoice(
         id=body["id"],
         status=body["status"],
@@ -111,15 +111,15 @@ def add_item(
         params["invoice"] = invoice_id
     elif subscription_id:
         params["subscription"] = subscription_id
-    with _asking():
-        return str(_plain(_client().v1.invoice_items.create(params, _options(key)))["id"])
+    with asking():
+        return str(plain(client().v1.invoice_items.create(params, options(key)))["id"])
 
 
 def find_item(*, customer_id: str, charge_id: UUID, since: datetime) -> str:
     """The invoice item that was made for our charge since then; empty without one."""
     params: Any = {"customer": customer_id, "created": {"gte": int(since.timestamp())}, "limit": PAGE}
-    with _asking():
-        for body in _all(_client().v1.invoice_items.list(params)):
+    with asking():
+        for body in every(client().v1.invoice_items.list(params)):
             if (body.get("metadata") or {}).get(CHARGE) == str(charge_id):
                 return str(body["id"])
     return ""
@@ -135,23 +135,23 @@ class OwnItem:
 
 def item(item_id: str) -> OwnItem:
     """Raises NoSuchObject when it was deleted."""
-    with _asking():
-        body = _plain(_client().v1.invoice_items.retrieve(item_id))
+    with asking():
+        body = plain(client().v1.invoice_items.retrieve(item_id))
         details = (body.get("parent") or {}).get("subscription_details") or {}
         return OwnItem(id_of(body.get("invoice")), id_of(details.get("subscription")))
 
 
 def delete_item(item_id: str) -> None:
     """It is on no invoice and waits for none; one that is gone already is no error."""
-    with suppress(NoSuchObject), _asking():
-        _client().v1.invoice_items.delete(item_id)
+    with suppress(NoSuchObject), asking():
+        client().v1.invoice_items.delete(item_id)
 
 
 def find_invoice(*, customer_id: str, subject: UUID, since: datetime) -> str:
     """The invoice that we made for this subject since then; empty without one."""
     params: Any = {"customer": customer_id, "created": {"gte": int(since.timestamp())}, "limit": PAGE}
-    with _asking():
-        for body in _all(_client().v1.invoices.list(params)):
+    with asking():
+        for body in every(client().v1.invoices.list(params)):
             if (body.get("metadata") or {}).get(SUBJECT) == str(subject):
                 return str(body["id"])
     return ""
@@ -163,26 +163,26 @@ def create_invoice(*, customer_id: str, currency: str, subject: UUID, descriptio
         "customer": customer_id, "currency": currency, "description": description, "auto_advance": True,
         "pending_invoice_items_behavior": "exclude", "metadata": {SUBJECT: str(subject)},
     }  # fmt: skip
-    with _asking():
-        return str(_plain(_client().v1.invoices.create(params, _options(key)))["id"])
+    with asking():
+        return str(plain(client().v1.invoices.create(params, options(key)))["id"])
 
 
 def credit(*, invoice_id: str, amount_minor: int, memo: str, charge_id: UUID, key: str) -> str:
     """A credit note gives the amount back to the customer's balance, or takes it off what is still due; returns its id."""
-    with _asking():
-        status = _plain(_client().v1.invoices.retrieve(invoice_id))["status"]
+    with asking():
+        status = plain(client().v1.invoices.retrieve(invoice_id))["status"]
         params: Any = {
             "invoice": invoice_id, "amount": amount_minor, "memo": memo, "metadata": {CHARGE: str(charge_id)},
         }  # fmt: skip
         if status == "paid":
             params["credit_amount"] = amount_minor
-        return str(_plain(_client().v1.credit_notes.create(params, _options(key)))["id"])
+        return str(plain(client().v1.credit_notes.create(params, options(key)))["id"])
 
 
 def find_credit(*, invoice_id: str, charge_id: UUID) -> str:
     """The credit note that was made for our charge; empty without one."""
-    with _asking():
-        for body in _all(_client().v1.credit_notes.list({"invoice": invoice_id, "limit": PAGE})):
+    with asking():
+        for body in every(client().v1.credit_notes.list({"invoice": invoice_id, "limit": PAGE})):
             if (body.get("metadata") or {}).get(CHARGE) == str(charge_id):
                 return str(body["id"])
     return ""

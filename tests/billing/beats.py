@@ -59,7 +59,7 @@ def add_to_reports(story: Story, units: int, *, period_start: datetime) -> None:
 def add_to_stripe(story: Story, units: int, *, at: datetime) -> None:
     """Somebody else sends a meter event with our key."""
     payload: Any = {"stripe_customer_id": story.customer_id, "value": str(units)}
-    stripe_api._client().v1.billing.meter_events.create(
+    stripe_api.client().v1.billing.meter_events.create(
         {"event_name": METER, "timestamp": int(at.timestamp()), "payload": payload}
     )
     story.move(timedelta(seconds=5))

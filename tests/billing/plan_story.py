@@ -131,7 +131,7 @@ def prices_of(version: PlanVersion) -> StripePrices:
 
 def card(customer_id: str) -> None:
     """The customer leaves a card that works."""
-    client = stripe_api._client()
+    client = stripe_api.client()
     method = client.v1.payment_methods.attach(GOOD_CARD, {"customer": customer_id})
     client.v1.customers.update(customer_id, {"invoice_settings": {"default_payment_method": method.id}})
 

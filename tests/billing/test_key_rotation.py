@@ -14,6 +14,7 @@ from djstripe import models as mirrored
 from billing import mirror, stripe_api
 from billing.errors import StripeError, StripeNotConfigured
 from billing.models import StripePrices
+from billing.stripe_api import connection
 from tests.billing.conftest import KEY, THIN_WEBHOOK_SECRET, WEBHOOK_SECRET, Stripe, Subscribe
 
 Prices = Callable[[str], StripePrices]
@@ -123,7 +124,7 @@ def test_a_key_of_the_wrong_mode_is_not_shown(settings: Any) -> None:
 
 
 def test_a_key_in_an_answer_of_stripe_is_taken_out() -> None:
-    said = stripe_api._safe("Invalid API Key provided: sk_test_abc123, whsec_xyz and rk_live_****1234\nat once")
+    said = connection.safe("Invalid API Key provided: sk_test_abc123, whsec_xyz and rk_live_****1234\nat once")
     assert said == "Invalid API Key provided: [removed], [removed] and [removed] at once"
 
 

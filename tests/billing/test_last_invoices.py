@@ -48,7 +48,7 @@ def waiting(story: Story) -> list[str]:
 
 def cancel_at_once(story: Story) -> None:
     """As an operator does on Stripe's pages, or Stripe itself when nobody pays."""
-    stripe_api._client().v1.subscriptions.cancel(story.account.subscription_id or "")
+    stripe_api.client().v1.subscriptions.cancel(story.account.subscription_id or "")
     story.move()
     follow(story)
     assert not story.account.subscription_id
@@ -133,7 +133,7 @@ def test_an_item_that_an_operator_has_deleted_is_written_off_and_not_made_again(
     upgrade(rated)
     beat(rated, times=2)
     (item,) = rated.simulator.objects("invoiceitem").all(customer=rated.customer_id, invoice=None)
-    stripe_api._client().v1.invoice_items.delete(item["id"])
+    stripe_api.client().v1.invoice_items.delete(item["id"])
     cancel_at_once(rated)
     rest(rated)
     assert (charged(rated), waiting(rated)) == ([], [])
@@ -179,7 +179,7 @@ def test_late_calls_that_wait_for_an_invoice_that_will_not_come(rated: Story, se
 
 
 def test_whose_customer_is_deleted_at_stripe_is_written_off(rated: Story) -> None:
-    stripe_api._client().v1.customers.delete(rated.customer_id)
+    stripe_api.client().v1.customers.delete(rated.customer_id)
     rated.move()
     follow(rated)
     rest(rated)

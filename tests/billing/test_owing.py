@@ -63,7 +63,7 @@ def test_nothing_is_sold_until_it_is_paid(debtor: Story) -> None:
         buy(debtor)
     card(debtor.customer_id)
     for invoice in stripe_api.open_invoices(debtor.customer_id):
-        stripe_api._client().v1.invoices.pay(invoice.id)
+        stripe_api.client().v1.invoices.pay(invoice.id)
     assert buy(debtor).startswith(debtor.simulator.url)  # asked again: who has just paid is not refused
     assert debtor.account.past_due_since is None
     assert strips(account=debtor.account, now=debtor.now) == ()

@@ -86,7 +86,7 @@ def test_what_cannot_be_mended_is_set_aside_with_an_alert(
 
 
 def test_it_waits_while_the_cause_lasts_and_is_set_aside_after_a_day(story: Story) -> None:
-    client, meter_id = stripe_api._client(), StripePrices.objects.exclude(meter_id="")[0].meter_id
+    client, meter_id = stripe_api.client(), StripePrices.objects.exclude(meter_id="")[0].meter_id
     use(story, 7, at=story.now - 2 * HOUR)
     client.v1.billing.meters.deactivate(meter_id)
     beat(story, times=2)
