@@ -20,6 +20,8 @@ DEBUG = env.bool("DEBUG", False)
 SANDBOX = env.bool("SANDBOX", False)  # the product API to play with, demo data, traffic; never in production
 PUBLIC_URL = env.str("PUBLIC_URL", "http://127.0.0.1:8000").rstrip("/")
 HTTPS = urlsplit(PUBLIC_URL).scheme == "https"
+# What a new customer calls first: a GET address of the product that is metered. Empty: the page says whom to ask.
+FIRST_CALL_URL = env.str("FIRST_CALL_URL", f"{PUBLIC_URL}/sandbox/v1/auth/session" if SANDBOX else "")
 
 # A missing secret gets a throw-away value, so that `manage.py help` works; the checks refuse to serve with it.
 SECRET_KEY_IS_MISSING = not env.str("SECRET_KEY", "")

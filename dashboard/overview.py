@@ -19,8 +19,6 @@ from . import breakdown, charts, daily, formatting
 from .instants import moment
 from .notices import NEAR_PERCENT, Notice, notice
 
-FIRST_CALL_PATH = "/sandbox/v1/auth/session"
-
 
 @dataclass(frozen=True, slots=True)
 class Meter:
@@ -200,5 +198,4 @@ def period_end(statement: Statement, account: Account) -> PeriodEnd:
 def first_call(tenant: Tenant) -> FirstCall:
     """The command that makes the first call."""
     key = tenant.api_keys.filter(revoked_at=None).order_by("created_at").first()
-    path = FIRST_CALL_PATH if settings.SANDBOX else "/"
-    return FirstCall(f"{settings.PUBLIC_URL}{path}", f"{key.prefix}_" if key else "mh_live_")
+    return FirstCall(settings.FIRST_CALL_URL, f"{key.prefix}_" if key else "mh_live_")

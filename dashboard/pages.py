@@ -54,7 +54,10 @@ PAGES: tuple[tuple[Promise, tuple[Entry, ...]], ...] = (
     ),
     (
         _("Manage"),
-        (),
+        (
+            Entry("projects", _("Projects")),
+            Entry("keys", _("API keys")),
+        ),
     ),
 )
 BELOW = {
@@ -63,6 +66,12 @@ BELOW = {
     "change": "plan",
     "returned": "plan",
     "pay": "plan",
+    "project": "projects",
+    "archive-project": "projects",
+    "new-key": "keys",
+    "rotate-key": "keys",
+    "revoke-key": "keys",
+    "start": "overview",
 }  # pages that the menu does not list
 
 

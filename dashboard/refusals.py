@@ -3,9 +3,12 @@
 import logging
 
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from billing import errors
 from billing.errors import BillingError
+from tenants import directory, keys, rotation
+from tenants.errors import TenantsError
 
 logger = logging.getLogger(__name__)
 
@@ -27,3 +30,28 @@ def words(error: BillingError) -> str:
             "Stripe, which takes the payments, refused this. Nothing has changed; ask whoever operates this portal."
         )
     return str(error) or _("This could not be done; nothing has changed.")
+
+
+def of_tenants(error: TenantsError) -> str:
+    """The same for what projects and keys refuse."""
+    if isinstance(error, directory.ProjectLimitReached):
+        return ngettext(
+            "Your plan has room for %(limit)d project, and it is in use.",
+            "Your plan has room for %(limit)d projects, and all of them are in use.",
+            error.limit,
+        ) % {"limit": error.limit}
+    if isinstance(error, directory.ProjectExists):
+        if error.is_archived:
+            return _("There is an archived project of this name. Restore it, or choose another name.")
+        return _("There is a project of this name already.")
+    if isinstance(error, keys.ProjectArchived):
+        return _("The project is archived. Restore it first.")
+    if isinstance(error, keys.ScopesBeyond):
+        return _("The key may do more than you may let one do. Ask an owner of the tenant.")
+    if isinstance(error, rotation.KeyHasEnded):
+        return (
+            _("The key was replaced already. Rotate the one that replaced it.")
+            if error.is_replaced
+            else _("The key was revoked or has expired. Create a new one.")
+        )
+    return str(error)

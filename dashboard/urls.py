@@ -4,7 +4,7 @@ from django.urls import path
 from django.views.i18n import set_language
 
 from . import account_urls
-from .views import buying, entering, exploring, limiting, money, reading
+from .views import buying, entering, exploring, keyring, limiting, money, projecting, reading, starting
 
 urlpatterns = [
     path("", entering.home, name="home"),
@@ -34,5 +34,14 @@ urlpatterns = [
     path("t/<slug:tenant_slug>/limits/upgrade/withdraw", limiting.withdraw, name="withdraw"),
     path("t/<slug:tenant_slug>/limits/upgrade/card", limiting.card, name="card"),
     path("language", set_language, name="set_language"),
+    path("t/<slug:tenant_slug>/start", starting.start, name="start"),
+    path("t/<slug:tenant_slug>/projects", projecting.projects, name="projects"),
+    path("t/<slug:tenant_slug>/projects/<slug:project_slug>", projecting.project, name="project"),
+    path("t/<slug:tenant_slug>/projects/<slug:project_slug>/archive", projecting.archive, name="archive-project"),
+    path("t/<slug:tenant_slug>/projects/<slug:project_slug>/restore", projecting.restore, name="restore-project"),
+    path("t/<slug:tenant_slug>/keys", keyring.keys, name="keys"),
+    path("t/<slug:tenant_slug>/keys/new", keyring.new, name="new-key"),
+    path("t/<slug:tenant_slug>/keys/<slug:public_id>/rotate", keyring.rotate, name="rotate-key"),
+    path("t/<slug:tenant_slug>/keys/<slug:public_id>/revoke", keyring.revoke, name="revoke-key"),
     path("problems/<slug:slug>", reading.problem, name="problem"),
 ]

@@ -10,7 +10,6 @@ from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django_htmx.middleware import HtmxDetails
 
-from .keys import SCOPES
 from .models import Membership, Project, Role, Tenant, User
 
 
@@ -36,17 +35,23 @@ RIGHTS = {
 RESTRICTED_RIGHTS = frozenset({Right.CHANGE_KEYS})
 
 
-MONEY_SCOPES = frozenset({"limits:write"})
-PROJECT_SCOPES = frozenset({"calls"})  # the other scopes reach all of the tenant
+# Beside the right to change keys. All but the first scope reach the whole tenant, whatever project the key is of.
+SCOPE_RIGHTS = {
+    "calls": Right.CHANGE_KEYS,
+    "usage:read": Right.SEE_WHOLE,
+    "events:write": Right.SEE_WHOLE,
+    "money:read": Right.SEE_MONEY,
+    "limits:write": Right.CHANGE_MONEY,
+    "projects:write": Right.SEE_WHOLE,
+    "keys:write": Right.SEE_WHOLE,
+}
 
 
 def scopes_to_give(rights: frozenset[Right]) -> frozenset[str]:
     """What a member may let an API key do: no more than they may do themselves."""
     if Right.CHANGE_KEYS not in rights:
         return frozenset()
-    if Right.SEE_WHOLE not in rights:
-        return PROJECT_SCOPES
-    return frozenset(SCOPES) - (frozenset() if Right.CHANGE_MONEY in rights else MONEY_SCOPES)
+    return frozenset(scope for scope, right in SCOPE_RIGHTS.items() if right in rights)
 
 
 class TenantRequest(HttpRequest):

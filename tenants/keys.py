@@ -20,6 +20,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, transaction
+from django.utils.translation import gettext_lazy as _
 
 from . import audit
 from .errors import TenantsError
@@ -31,13 +32,13 @@ SHAPE = re.compile(
     rf"mh_live_([0-9A-Za-z]{{{ID_LENGTH}}})_([0-9A-Za-z]{{{SECRET_LENGTH}}})([0-9A-Za-z]{{{CHECKSUM_LENGTH}}})"
 )
 SCOPES = {
-    "calls": "Call the metered product API",
-    "usage:read": "Read usage, limits and estimates",
-    "events:write": "Send events: usage of services that are not called through us",
-    "money:read": "Read invoices, the next one, and what they are made of",
-    "limits:write": "Set the daily cap and the limits of projects and keys",
-    "projects:write": "Create, rename, archive and restore projects",
-    "keys:write": "Create, rotate and revoke API keys, with no more scopes than its own",
+    "calls": _("Call the metered product API"),
+    "usage:read": _("Read usage, limits and estimates"),
+    "events:write": _("Send events: usage of services that are not called through us"),
+    "money:read": _("Read invoices, the next one, and what they are made of"),
+    "limits:write": _("Set the daily cap and the limits of projects and keys"),
+    "projects:write": _("Create, rename, archive and restore projects"),
+    "keys:write": _("Create, rotate and revoke API keys, with no more scopes than its own"),
 }
 DEFAULT_SCOPES = frozenset({"calls", "usage:read"})  # a key that calls must not be able to lift its own limit
 USED_RESOLUTION = timedelta(minutes=1)
@@ -93,7 +94,7 @@ def digest(key: str) -> bytes:
 def checksum(text: str) -> str:
     """CRC-32 of the text in six base 62 characters."""
     value, letters = zlib.crc32(text.encode()), ""
-    for _ in range(CHECKSUM_LENGTH):
+    for _letter in range(CHECKSUM_LENGTH):
         value, index = divmod(value, 62)
         letters = ALPHABET[index] + letters
     return letters
@@ -121,8 +122,8 @@ def issue(
     ScopesBeyond and ProjectArchived.
     """
     check_scopes(scopes, within=within)
-    public_id = "".join(secrets.choice(ALPHABET) for _ in range(ID_LENGTH))
-    secret = "".join(secrets.choice(ALPHABET) for _ in range(SECRET_LENGTH))
+    public_id = "".join(secrets.choice(ALPHABET) for _letter in range(ID_LENGTH))
+    secret = "".join(secrets.choice(ALPHABET) for _letter in range(SECRET_LENGTH))
     key = f"mh_live_{public_id}_{secret}{checksum(public_id + secret)}"
     with transaction.atomic():
         check_open(project)

@@ -13,6 +13,8 @@ from tests.billing import mirrored
 VALUES: dict[str, Callable[[Onboarded], object]] = {
     "tenant_slug": lambda owned: owned.tenant.slug,
     "invoice_id": lambda owned: mirrored.invoice(owned.account, now=timezone.now()),
+    "project_slug": lambda owned: owned.key.project.slug,
+    "public_id": lambda owned: owned.key.public_id,
 }
 
 
