@@ -1,4 +1,4 @@
-"""The first API key of somebody who has just signed up: shown once, and kept by nobody but their own browser until then."""
+"""The key for the first call: shown once, and kept by nobody but the browser of whoever made it until then."""
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
@@ -8,7 +8,7 @@ SECONDS = 300
 
 
 def hand_over(answer: HttpResponse, api_key: str) -> HttpResponse:
-    """The next overview that this browser asks for shows the key. Scripts cannot read the cookie, and it soon ends."""
+    """The next start page that this browser asks for shows the key. Scripts cannot read the cookie, and it soon ends."""
     answer.set_cookie(
         COOKIE, api_key, max_age=SECONDS, secure=settings.SESSION_COOKIE_SECURE, httponly=True, samesite="Lax"
     )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from django.core.paginator import Page, Paginator
 from django.db.models import Count, Q, QuerySet
@@ -14,7 +15,6 @@ from billing.models import Account, PlanVersion
 from metering import usage
 from metering.models import LimitKind, SubLimit
 from metering.periods import Period
-from tenants import directory
 from tenants.key_status import working
 from tenants.models import Project
 
@@ -53,15 +53,20 @@ def projects(
 ) -> Projects:
     """The projects that a member sees; the plan's room counts all of the tenant's."""
     period = usage.current_period(allowance=account.tenant.allowance, now=now)
-    counts = visible.aggregate(
-        in_use=Count("pk", filter=Q(archived_at=None)), archived=Count("pk", filter=~Q(archived_at=None))
+    in_use, is_seen = Q(archived_at=None), Q(pk__in=visible.values("pk"))
+    counts = Project.objects.filter(tenant=account.tenant).aggregate(
+        used=Count("pk", filter=in_use),
+        in_use=Count("pk", filter=in_use & is_seen),
+        archived=Count("pk", filter=~in_use & is_seen),
     )
-    listed = visible.filter(archived_at__isnull=not shows_archived).order_by("name", "pk")
-    page = Paginator(listed, ROWS).get_page(number)
-    used, limit = directory.projects_in_use(account.tenant), account.tenant.max_projects
+    listed = with_keys(visible.filter(archived_at__isnull=not shows_archived), now).order_by("name", "pk")
+    paginator = Paginator(listed, ROWS)
+    paginator.count = counts["archived" if shows_archived else "in_use"]  # known already
+    page = paginator.get_page(number)
+    used, limit = counts["used"], account.tenant.max_projects
     return Projects(
         period=period,
-        rows=rows(account=account, found=list(page), period=period, now=now),
+        rows=rows(account=account, found=list(page), period=period),
         page=page,
         shows_archived=shows_archived,
         in_use=counts["in_use"],
@@ -72,17 +77,21 @@ def projects(
     )
 
 
-def rows(*, account: Account, found: list[Project], period: Period, now: datetime) -> tuple[Row, ...]:
+def with_keys(projects: QuerySet[Project], now: datetime) -> QuerySet[Any]:
+    """The same projects, each with the number of its keys that work as `working_keys`."""
+    return projects.annotate(working_keys=Count("api_keys", filter=working(now, "api_keys__")))
+
+
+def rows(*, account: Account, found: list[Any], period: Period) -> tuple[Row, ...]:
+    """Of projects that `with_keys` has read."""
     ids = [project.pk for project in found]
     calls = usage.counts(usage.Scope.of_period(account.tenant_id, period), group_by=usage.GroupBy.PROJECT, ids=ids)
-    keys = Project.objects.filter(pk__in=ids).annotate(count=Count("api_keys", filter=working(now, "api_keys__")))
-    key_counts = dict(keys.order_by().values_list("pk", "count"))
     limits = SubLimit.objects.filter(tenant=account.tenant, kind=LimitKind.PROJECT, subject_id__in=ids)
     limit_of = dict(limits.values_list("subject_id", "calls"))
     return tuple(
         Row(
             project=project,
-            keys=key_counts[project.pk],
+            keys=project.working_keys,
             calls=calls[project.pk].billable if project.pk in calls else 0,
             limit=limit_of.get(project.pk),
         )

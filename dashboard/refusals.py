@@ -40,18 +40,16 @@ def of_tenants(error: TenantsError) -> str:
             "Your plan has room for %(limit)d projects, and all of them are in use.",
             error.limit,
         ) % {"limit": error.limit}
-    if isinstance(error, directory.ProjectExists):
-        if error.is_archived:
-            return _("There is an archived project of this name. Restore it, or choose another name.")
-        return _("There is a project of this name already.")
-    if isinstance(error, keys.ProjectArchived):
-        return _("The project is archived. Restore it first.")
-    if isinstance(error, keys.ScopesBeyond):
-        return _("The key may do more than you may let one do. Ask an owner of the tenant.")
-    if isinstance(error, rotation.KeyHasEnded):
-        return (
-            _("The key was replaced already. Rotate the one that replaced it.")
-            if error.is_replaced
-            else _("The key was revoked or has expired. Create a new one.")
-        )
-    return str(error)
+    archived = _("There is an archived project of this name. Restore it, or choose another name.")
+    replaced = _("The key was replaced already. Rotate the one that replaced it.")
+    words = {
+        directory.ProjectExists: _("There is a project of this name already."),
+        keys.ProjectArchived: _("The project is archived. Restore it first."),
+        keys.ScopesBeyond: _("The key may do more than you may let one do. Ask an owner of the tenant."),
+        rotation.KeyHasEnded: _("The key was revoked or has expired. Create a new one."),
+    }
+    if isinstance(error, directory.ProjectExists) and error.is_archived:
+        return archived
+    if isinstance(error, rotation.KeyHasEnded) and error.is_replaced:
+        return replaced
+    return words.get(type(error), str(error))

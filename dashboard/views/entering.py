@@ -107,7 +107,7 @@ def _opened(request: HttpRequest, form: SignUpForm) -> HttpResponse:
         name=wanted["organisation"], email=wanted["email"], password=wanted["password"], plan_code="free",
         actor=wanted["email"], now=timezone.now(),
     )  # fmt: skip
-    page = reverse("overview", args=[owned.tenant.slug])
+    page = reverse("start", args=[owned.tenant.slug])
     answer = flows.signup.complete_signup(request, user=owned.user, redirect_url=page)
     return first_key.hand_over(answer, owned.api_key)
 

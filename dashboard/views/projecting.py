@@ -62,17 +62,18 @@ def _create(request: TenantRequest, account: Account) -> HttpResponse:
 
 
 def _found(request: TenantRequest, slug: str) -> Project:
-    """A project that this member sees; raises Http404."""
-    found = visible_projects(request).select_related("tenant").filter(slug=slug).first()
+    """A project that this member sees, as `with_keys` reads it; raises Http404."""
+    found = (
+        listed.with_keys(visible_projects(request).filter(slug=slug), timezone.now()).select_related("tenant").first()
+    )
     if found is None:
         raise Http404
     return found
 
 
 def _one(request: TenantRequest, account: Account, project: Project, template: str, form: ProjectForm) -> HttpResponse:
-    now = timezone.now()
-    period = usage.current_period(allowance=account.tenant.allowance, now=now)
-    (row,) = listed.rows(account=account, found=[project], period=period, now=now)
+    period = usage.current_period(allowance=account.tenant.allowance, now=timezone.now())
+    (row,) = listed.rows(account=account, found=[project], period=period)
     context = {"account": account, "project": project, "row": row, "period": period, "form": form}
     response = render_page(request, template, "content", context)
     response.status_code = REFUSED if form.errors else 200

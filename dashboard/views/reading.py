@@ -8,7 +8,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from billing.models import Account
-from dashboard import first_key, invoices
+from dashboard import invoices
 from dashboard.arithmetic import projected_invoice
 from dashboard.explanations import EXPLANATIONS
 from dashboard.overview import overview as overview_of
@@ -27,10 +27,7 @@ def overview(request: TenantRequest, account: Account) -> HttpResponse:
     context: dict[str, Any] = {"account": account, "page": page}
     if sees_money and not request.htmx:
         context["recent_invoices"] = invoices.recent(account=account)
-    key = "" if request.htmx else first_key.handed_over(request)
-    if not key:
-        return render_page(request, "dashboard/overview.html", "live", context)
-    return first_key.forget(render_page(request, "dashboard/overview.html", "live", {**context, "first_key": key}))
+    return render_page(request, "dashboard/overview.html", "live", context)
 
 
 @require_safe

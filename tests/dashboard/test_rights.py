@@ -21,6 +21,7 @@ WHOLE = {*MONEY, DEVELOPER}
 ALL = {*WHOLE, SOME_DEVELOPER, SOME_VIEWER}
 PAYS = {OWNER, BILLING}
 BUILDS = {OWNER, DEVELOPER, SOME_DEVELOPER}
+SHAPES = {OWNER, DEVELOPER}  # projects, which are the whole tenant's
 
 
 class Row(NamedTuple):
@@ -56,6 +57,15 @@ TABLE = {
     "consent": Row(ALL, PAYS, TO_ITS_PAGE),
     "withdraw": Row(ALL, PAYS, TO_ITS_PAGE),
     "card": Row(ALL, PAYS, TO_ITS_PAGE),
+    "start": Row(ALL, BUILDS),
+    "projects": Row(ALL, SHAPES),
+    "project": Row(ALL, SHAPES),
+    "archive-project": Row(SHAPES, SHAPES),
+    "restore-project": Row(SHAPES, SHAPES, TO_ITS_PAGE),
+    "keys": Row(ALL),
+    "new-key": Row(BUILDS, BUILDS),
+    "rotate-key": Row(BUILDS, BUILDS),
+    "revoke-key": Row(BUILDS, BUILDS),
 }
 WRITES = ("INSERT", "UPDATE", "DELETE")
 

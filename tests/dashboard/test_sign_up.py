@@ -30,7 +30,7 @@ def _database(db: None) -> None:
 
 def test_a_stranger_gets_a_free_account_and_is_signed_in(client: Client) -> None:
     answer = client.post("/signup", WANTED)
-    assert answer["Location"] == "/t/hooli/"
+    assert answer["Location"] == "/t/hooli/start"
     assert is_signed_in(client)
     account = Account.objects.get(tenant__slug="hooli")
     assert (account.plan_version.plan.code, account.state) == ("free", PaymentState.NONE)
@@ -47,15 +47,15 @@ def test_the_first_key_is_shown_once_and_works(client: Client, call: object) -> 
     cookie = answer.cookies[first_key.COOKIE]
     assert cookie["httponly"]
     assert cookie["max-age"] == first_key.SECONDS
-    poll = client.get("/t/hooli/", headers={"HX-Request": "true"}).content.decode()
+    poll = client.get("/t/hooli/start", headers={"HX-Request": "true"}).content.decode()
     assert cookie.value not in poll
-    page = client.get("/t/hooli/").content.decode()
-    shown = re.search(r"<code>(mh_live_\w+)</code>", page)
+    page = client.get("/t/hooli/start").content.decode()
+    shown = re.search(r"Bearer (mh_live_\w+)&quot; http", page)
     assert shown
     assert shown[1] == cookie.value
     assert "shown this once" in page
     assert call(shown[1], "/api/v1/usage").status_code == 200  # type: ignore[operator]
-    assert shown[1] not in client.get("/t/hooli/").content.decode()
+    assert shown[1] not in client.get("/t/hooli/start").content.decode()
 
 
 def test_a_form_that_is_sent_twice_makes_one_account() -> None:

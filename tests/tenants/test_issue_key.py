@@ -81,7 +81,7 @@ def test_the_key_is_printed_once_and_stands_in_no_record(acme: Onboarded) -> Non
         (["--project", "reports"], "has no project 'reports'. It has: default, mobile."),
         (
             ["--scope", "admin"],
-            "Unknown scope: admin. Known: calls, usage:read, limits:write, projects:write, keys:write.",
+            "Unknown scope: admin. Known: calls, usage:read, ",
         ),
         (["--name", "  "], "--name is empty"),
         (["--name", "a" * 121], "at most 120 characters"),
