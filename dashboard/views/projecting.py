@@ -1,6 +1,7 @@
 """Projects: listed, created, renamed, archived and restored. A member who is restricted to some of them changes none."""
 
 from django.contrib import messages
+from django.db.models import QuerySet
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect
 from django.utils import timezone
@@ -63,9 +64,8 @@ def _create(request: TenantRequest, account: Account) -> HttpResponse:
 
 def _found(request: TenantRequest, slug: str) -> Project:
     """A project that this member sees, as `with_keys` reads it; raises Http404."""
-    found = (
-        listed.with_keys(visible_projects(request).filter(slug=slug), timezone.now()).select_related("tenant").first()
-    )
+    projects: QuerySet[Project] = listed.with_keys(visible_projects(request).filter(slug=slug), timezone.now())
+    found = projects.select_related("tenant").first()
     if found is None:
         raise Http404
     return found
