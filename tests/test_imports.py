@@ -19,7 +19,7 @@ MAY_IMPORT = {
 # Inside an app: entry points -> domain modules -> models, never back.
 ENTRY_POINTS = {
     "api", "views", "tasks", "webhooks", "throttles", "middleware", "decorators", "checks", "admin", "urls",
-    "authentication", "apps", "webhook_urls", "api_shared", "api_projects", "api_keys",
+    "authentication", "apps", "webhook_urls", "managed_api", "projects_api", "keys_api", "invoices_api", "series_api",
 }  # fmt: skip
 
 

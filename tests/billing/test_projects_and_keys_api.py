@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from billing import api_shared
+from billing import managed_api
 from billing.onboarding import Onboarded
 from tenants import directory, keys, projects
 from tenants.models import ApiKey, AuditEntry
@@ -78,9 +78,9 @@ def test_what_cannot_be_is_a_problem_that_says_why(make_tenant: MakeTenant, api:
 
 
 def test_lists_lead_on(make_tenant: MakeTenant, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("api_projects", "api_keys"):
+    for module in ("projects_api", "keys_api"):
         monkeypatch.setattr(f"billing.{module}.PAGE", 2)
-    assert api_shared.PAGE == 100
+    assert managed_api.PAGE == 100
     acme = make_tenant(plan="scale")
     for name in ("A", "B", "C"):
         directory.add_project(tenant=acme.tenant, name=name, actor="test")

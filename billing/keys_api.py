@@ -20,7 +20,7 @@ from tenants.key_status import KeyStatus, status_of, with_status
 from tenants.keys import DEFAULT_SCOPES, SCOPES
 from tenants.models import ApiKey
 
-from .api_shared import PAGE, ManagedView, billable, body, next_page, refusals
+from .managed_api import PAGE, ManagedView, billable, body, next_page, refusals
 from .models import Account
 
 DAY_SECONDS = 86_400

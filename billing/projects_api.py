@@ -15,7 +15,7 @@ from tenants import directory, projects
 from tenants.key_status import working
 from tenants.models import Project
 
-from .api_shared import PAGE, ManagedView, billable, body, next_page, refusals
+from .managed_api import PAGE, ManagedView, billable, body, next_page, refusals
 from .models import Account
 
 
