@@ -25,8 +25,10 @@ from .conftest import MIDDLE, add_days, add_usage
 
 CHROMIUM = shutil.which("chromium") or ""
 SECONDS = 5_000  # milliseconds: what a page may take to show a new call
-PAGES = ("", "usage", "usage?by=key", "trends", "invoice", "plan", "limits")
-AXE = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+AXE = {
+    "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+    "resultTypes": ["violations"],
+}
 
 
 @pytest.fixture(scope="session")
@@ -220,29 +222,6 @@ def test_menus_close_on_escape_and_elsewhere(open_context: Open, make_owner: Mak
     menu.locator("summary").click()
     page.get_by_role("heading", level=1).click()
     expect(menu).not_to_have_attribute("open", "")
-    assert complaints == []
-
-
-@pytest.mark.parametrize(("scheme", "width"), [("light", 320), ("dark", 1440)])  # layout and colours are independent
-def test_every_page_is_accessible_and_fits(
-    open_context: Open, make_owner: MakeOwner, complaints: list[str], scheme: str, width: int, tmp_path: Path
-) -> None:
-    owned = make_owner()
-    context = open_context(color_scheme=scheme, viewport={"width": width, "height": 800})
-    page = context.new_page()
-    for address in ("/login", "/signup", "/problems/payment-required"):
-        page.goto(address)
-        assert_fits_and_is_accessible(page, width)
-    page = sign_in(context, owned)
-    add_usage(owned.key, timezone.now(), billable=30_000)  # over the included calls: the strip shows
-    for name in PAGES:
-        page.goto(f"/t/{owned.tenant.slug}/{name}")
-        assert_fits_and_is_accessible(page, width)
-    empty = make_owner("Newborn", plan="free", calls=0)
-    Membership.objects.create(tenant=empty.tenant, user=owned.user, role="viewer")
-    page.goto(f"/t/{empty.tenant.slug}/")
-    page.locator(".account summary").click()
-    assert_fits_and_is_accessible(page, width)
     assert complaints == []
 
 
