@@ -103,7 +103,7 @@ def sign_in(context: BrowserContext, owned: Onboarded) -> Page:
     page.goto("/")
     page.get_by_label("E-mail address").fill(owned.user.email)
     page.get_by_label("Password").fill(owned.password or "")
-    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("button", name="Sign in", exact=True).click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
     return page
 
