@@ -7,11 +7,11 @@ from django import forms
 from django.core.validators import DecimalValidator, MaxValueValidator, MinValueValidator
 from django.utils.translation import gettext_lazy as _
 
-from metering.models import MAX_CALLS, Policy
+from metering.models import MAX_CALLS, Alert, AlertKind, Policy
 
 from . import formatting
 
-MOST_MINOR = 10**14
+MOST_PERCENT, MOST_MINOR = 1000, 10**14
 
 
 class SubscribeForm(forms.Form):
@@ -102,3 +102,52 @@ class ConsentForm(forms.Form):
     fee_minor = forms.IntegerField()
     fallback = forms.ChoiceField(choices=[(Policy.RATE.value, ""), (Policy.BLOCK.value, "")])
     agrees = forms.BooleanField()
+
+
+class AlertForm(forms.Form):
+    """An alert: a share of the included calls in per cent, or an amount of the account's currency."""
+
+    kind = forms.ChoiceField(label=_("Tell me when"), choices=AlertKind.choices)
+    value = AmountField(
+        label=_("Value"), min_value=Decimal("0.001"), max_digits=18,
+        widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"}),
+    )  # fmt: skip
+
+    def __init__(self, *args: Any, currency: str, has_money: bool, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.label_suffix = ""
+        self.currency, self.places = currency, formatting.decimals(currency)
+        if has_money:
+            text = _("Per cent of the included calls, or an amount in %(currency)s.")
+            self.fields["value"].help_text = text % {"currency": currency.upper()}
+        else:
+            only = [choice for choice in AlertKind.choices if choice[0] == AlertKind.SHARE]
+            self.fields["kind"] = forms.ChoiceField(label=_("Tell me when"), choices=only)
+            self.fields["value"].help_text = _("Per cent of the included calls.")
+
+    def clean(self) -> dict[str, Any]:
+        found = self.cleaned_data
+        value = found.get("value")
+        if value is None or "kind" not in found:
+            return found
+        scaled = value if found["kind"] == AlertKind.SHARE else value.scaleb(self.places)
+        most = MOST_PERCENT if found["kind"] == AlertKind.SHARE else MOST_MINOR
+        if scaled != int(scaled) or not 1 <= scaled <= most:
+            wanted = _("A whole number of per cent from 1 to 1000.") if found["kind"] == AlertKind.SHARE else None
+            self.add_error("value", wanted or _("An amount above zero, to the smallest coin."))
+        return found
+
+    @property
+    def alert(self) -> Alert:
+        """What was asked for. Of a valid form."""
+        kind, value = AlertKind(self.cleaned_data["kind"]), self.cleaned_data["value"]
+        if kind == AlertKind.SHARE:
+            return Alert(kind=kind, percent=int(value))
+        return Alert(kind=kind, amount_minor=int(value.scaleb(self.places)), currency=self.currency)
+
+
+class NarrowLimitForm(forms.Form):
+    """A daily cap, or the limit of a project or key; no calls: none."""
+
+    subject = forms.RegexField(r"^(day|project|key):\d{1,18}$")
+    calls = CallsField(required=False, validators=[MinValueValidator(0), MaxValueValidator(MAX_CALLS)])

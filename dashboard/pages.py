@@ -49,7 +49,7 @@ PAGES: tuple[tuple[Promise, tuple[Entry, ...]], ...] = (
             Entry("invoice", _("Projected invoice"), Right.SEE_MONEY),
             Entry("invoices", _("Invoices"), Right.SEE_MONEY),
             Entry("plan", _("Plan"), Right.SEE_MONEY),
-            Entry("limits", _("Limits")),
+            Entry("limits", _("Alerts and limits")),
         ),
     ),
     (
@@ -72,6 +72,12 @@ BELOW = {
     "rotate-key": "keys",
     "revoke-key": "keys",
     "start": "overview",
+    "webhooks": "limits",
+    "webhook": "limits",
+    "add-webhook": "limits",
+    "act-on-webhook": "limits",
+    "set-alert": "limits",
+    "hard-limit": "limits",
 }  # pages that the menu does not list
 
 

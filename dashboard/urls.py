@@ -4,7 +4,7 @@ from django.urls import path
 from django.views.i18n import set_language
 
 from . import account_urls
-from .views import buying, entering, exploring, keyring, limiting, money, projecting, reading, starting
+from .views import buying, entering, exploring, keyring, limiting, listening, money, projecting, reading, starting
 
 urlpatterns = [
     path("", entering.home, name="home"),
@@ -30,6 +30,14 @@ urlpatterns = [
     path("t/<slug:tenant_slug>/limits", limiting.limits, name="limits"),
     path("t/<slug:tenant_slug>/limits/policy", limiting.policy, name="policy"),
     path("t/<slug:tenant_slug>/limits/hard-limit", limiting.hard_limit, name="hard-limit"),
+    path("t/<slug:tenant_slug>/limits/alert", limiting.set_alert, name="set-alert"),
+    path("t/<slug:tenant_slug>/limits/alert/remove", limiting.remove_alert, name="remove-alert"),
+    path("t/<slug:tenant_slug>/limits/narrow", limiting.narrow_limit, name="narrow-limit"),
+    path("t/<slug:tenant_slug>/limits/recipients", limiting.recipients, name="recipients"),
+    path("t/<slug:tenant_slug>/webhooks", listening.webhooks, name="webhooks"),
+    path("t/<slug:tenant_slug>/webhooks/add", listening.add_webhook, name="add-webhook"),
+    path("t/<slug:tenant_slug>/webhooks/<uuid:endpoint_id>", listening.webhook, name="webhook"),
+    path("t/<slug:tenant_slug>/webhooks/<uuid:endpoint_id>/act", listening.act_on_webhook, name="act-on-webhook"),
     path("t/<slug:tenant_slug>/limits/upgrade", limiting.consent, name="consent"),
     path("t/<slug:tenant_slug>/limits/upgrade/withdraw", limiting.withdraw, name="withdraw"),
     path("t/<slug:tenant_slug>/limits/upgrade/card", limiting.card, name="card"),

@@ -31,7 +31,7 @@ URL = re.compile(r"[\x21-\x7e]+")  # no spaces, no control characters: they end 
 PUBLIC_V6 = ipaddress.ip_network("2000::/3")
 # Inside 2000::/3, and not simply somebody's host: tunnels to IPv4 (Teredo, 6to4), documentation, benchmarks, identifiers.
 SPECIAL_V6 = [ipaddress.ip_network(text) for text in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")]
-RELAYS_V4 = ipaddress.ip_network("192.88.99.0/24")
+SPECIAL_V4 = [ipaddress.ip_network(text) for text in ("192.0.0.0/24", "192.88.99.0/24")]  # protocols, 6to4 relays
 Address = tuple[socket.AddressFamily, Any]
 
 
@@ -88,7 +88,8 @@ def is_public(text: str) -> bool:
         return False
     if isinstance(address, ipaddress.IPv6Address):
         return address in PUBLIC_V6 and not any(address in network for network in SPECIAL_V6)
-    return address.is_global and not address.is_multicast and not address.is_reserved and address not in RELAYS_V4
+    is_somebodys = address.is_global and not address.is_multicast and not address.is_reserved
+    return is_somebodys and not any(address in network for network in SPECIAL_V4)
 
 
 def _check(text: str) -> None:

@@ -12,6 +12,7 @@ from billing.onboarding import Onboarded
 from metering import engine
 from tenants import directory
 from tests.conftest import MakeTenant
+from tests.dashboard.addresses import endpoint_of
 from tests.metering.test_limit_is_exact import attempt, caller_of
 
 SECRET_RECORD = "the-launch-codes-of-acme"
@@ -36,6 +37,7 @@ def addresses(acme: Onboarded) -> list[str]:
         "tenant_slug": acme.tenant.slug, "capability": "storage", "key": "secret", "code": "200", "slug": "quota-exceeded",
         "subject": acme.key.project.slug, "project_slug": acme.key.project.slug, "public_id": acme.key.public_id,
         "prefix": acme.key.prefix, "uidb36": "1", "pk": "1", "invoice_id": "in_of_acme",
+        "endpoint_id": str(endpoint_of(acme).pk),
     }  # fmt: skip
     found = [
         "/" + PARAMETER.sub(lambda match: values[match[1] or match[2]], route)

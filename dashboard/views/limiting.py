@@ -1,5 +1,7 @@
 """What happens beyond the included calls: the overage policy, the hard limit, the consent to an automatic upgrade."""
 
+from typing import Any
+
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect
@@ -8,15 +10,22 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
-from billing import accounts, checkout, consents
+from billing import accounts, alerting, checkout, consents
 from billing.models import Account
 from dashboard import formatting
-from dashboard.forms import ConsentForm, HardLimitForm, PolicyForm
+from dashboard.alerts import page as alerts_of
+from dashboard.forms import AlertForm, ConsentForm, HardLimitForm, NarrowLimitForm, PolicyForm
 from dashboard.limits import Limits, effect
 from dashboard.limits import limits as limits_of
 from dashboard.pages import money_form, needs, render_page, with_account
-from metering.models import Policy
+from metering import alerts
+from metering import limits as sublimits
+from metering.models import LimitKind, Policy
+from tenants import notices
 from tenants.access import Right, TenantRequest, tenant_page
+from tenants.models import MailChoice
+
+ID_DIGITS = 19
 
 
 @require_safe
@@ -25,18 +34,28 @@ from tenants.access import Right, TenantRequest, tenant_page
 @with_account
 def limits(request: TenantRequest, account: Account) -> HttpResponse:
     page = limits_of(account=account, now=timezone.now(), sees_money=Right.SEE_MONEY in request.rights)
+    return _page(request, account, page, _form_as_set(account, page))
+
+
+def _form_as_set(account: Account, page: Limits) -> HardLimitForm:
     calls = "" if account.hard_limit is None else str(account.hard_limit)
     money = formatting.major(account.hard_limit_minor, account.currency)
-    form = _hard_limit_form(account, page, initial={"calls": calls, "money": money})
-    return _page(request, account, page, form)
+    return _hard_limit_form(account, page, initial={"calls": calls, "money": money})
 
 
 def _hard_limit_form(account: Account, page: Limits, **options: object) -> HardLimitForm:
     return HardLimitForm(currency=account.currency, has_money=page.has_money_limit, **options)
 
 
-def _page(request: TenantRequest, account: Account, page: Limits, form: HardLimitForm) -> HttpResponse:
-    context = {"account": account, "page": page, "form": form, "effect": _effect(account, page, form)}
+def _page(
+    request: TenantRequest, account: Account, page: Limits, form: HardLimitForm, alert_form: AlertForm | None = None
+) -> HttpResponse:
+    context: dict[str, object] = {
+        "account": account, "page": page, "form": form, "effect": _effect(account, page, form),
+        "alert_form": alert_form or _alert_form(account, page), "alerts": None,
+    }  # fmt: skip
+    if not request.htmx:
+        context["alerts"] = alerts_of(account=account, now=page.statement.now, sees_money=page.sees_money)
     return render_page(request, "dashboard/limits.html", "effect", context)
 
 
@@ -72,6 +91,82 @@ def hard_limit(request: TenantRequest, account: Account) -> HttpResponse:
         now=now,
     )
     messages.success(request, _("The hard limit is saved and enforced."))
+    return redirect("limits", tenant_slug=request.tenant.slug)
+
+
+def _alert_form(account: Account, page: Limits, **options: object) -> AlertForm:
+    return AlertForm(currency=account.currency, has_money=page.has_money_limit, **options)
+
+
+@tenant_page
+@money_form("limits")
+@with_account
+def set_alert(request: TenantRequest, account: Account) -> HttpResponse:
+    now = timezone.now()
+    page = limits_of(account=account, now=now)
+    form = _alert_form(account, page, data=request.POST)
+    if not form.is_valid():
+        return _page(request, account, page, _form_as_set(account, page), form)
+    try:
+        is_new = alerting.put(account=account, alert=form.alert, actor=request.user.email, now=now)
+    except alerts.UnusableAlert as error:
+        messages.error(request, str(error))
+    else:
+        messages.success(request, _("The alert is set.") if is_new else _("There is such an alert already."))
+    return redirect("limits", tenant_slug=request.tenant.slug)
+
+
+@tenant_page
+@money_form("limits")
+@with_account
+def remove_alert(request: TenantRequest, account: Account) -> HttpResponse:
+    wanted = request.POST.get("alert", "")
+    now = timezone.now()
+    if wanted.isdecimal() and len(wanted) < ID_DIGITS:
+        is_gone = alerts.remove(tenant=account.tenant, alert_id=int(wanted), actor=request.user.email, now=now)
+        if is_gone:
+            messages.success(request, _("The alert is removed."))
+    return redirect("limits", tenant_slug=request.tenant.slug)
+
+
+@tenant_page
+@money_form("limits")
+@with_account
+def narrow_limit(request: TenantRequest, account: Account) -> HttpResponse:
+    """The daily cap, or the limit of a project or key; without calls there is none."""
+    form = NarrowLimitForm(request.POST)
+    if not form.is_valid():
+        messages.error(request, _("Say how many calls, as a whole number. Nothing has changed."))
+        return redirect("limits", tenant_slug=request.tenant.slug)
+    kind, _sign, subject = form.cleaned_data["subject"].partition(":")
+    calls = form.cleaned_data["calls"]
+    about: dict[str, Any] = {
+        "tenant": account.tenant,
+        "kind": LimitKind(kind),
+        "subject_id": int(subject),
+        "actor": request.user.email,
+    }
+    try:
+        if calls is None:
+            sublimits.remove(**about)
+            messages.success(request, _("The hard limit is removed."))
+        else:
+            sublimits.put(**about, calls=calls)
+            messages.success(request, _("The hard limit is saved and enforced."))
+    except sublimits.UnusableLimit as error:
+        messages.error(request, str(error))
+    return redirect("limits", tenant_slug=request.tenant.slug)
+
+
+@tenant_page
+@money_form("limits")
+@with_account
+def recipients(request: TenantRequest, account: Account) -> HttpResponse:
+    wanted = [int(one) for one in request.POST.getlist("member") if one.isdecimal() and len(one) < ID_DIGITS]
+    notices.choose(
+        tenant=account.tenant, topic=MailChoice.Topic.ALERTS, membership_ids=wanted, actor=request.user.email
+    )
+    messages.success(request, _("Saved: the next mail goes there."))
     return redirect("limits", tenant_slug=request.tenant.slug)
 
 

@@ -193,3 +193,11 @@ def test_a_proration_is_exact_and_rounded_once(fee: int, second: int) -> None:
     exact = Fraction(fee * (NOVEMBER.seconds - second), NOVEMBER.seconds)
     assert found == int(exact + Fraction(1, 2))
     assert found >= pricing.prorated(fee_minor=fee, period=NOVEMBER, at=at + timedelta(seconds=1))
+
+
+@given(terms=stepped(), amount_minor=st.integers(1, 10**6))
+def test_the_fewest_calls_that_cost_an_amount_are_exact(terms: pricing.Terms, amount_minor: int) -> None:
+    calls = pricing.fewest_calls(terms, amount_minor)
+    if calls is not None:
+        assert pricing.invoice(terms=terms, quantity=calls).usage_minor >= amount_minor
+        assert pricing.invoice(terms=terms, quantity=calls - 1).usage_minor < amount_minor

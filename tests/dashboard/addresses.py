@@ -7,7 +7,19 @@ from django.utils import timezone
 
 from billing.onboarding import Onboarded
 from dashboard.urls import urlpatterns
+from tenants import endpoints
+from tenants.models import WebhookEndpoint
 from tests.billing import mirrored
+
+
+def endpoint_of(owned: Onboarded) -> WebhookEndpoint:
+    """The tenant's webhook endpoint, made when there is none."""
+    found = WebhookEndpoint.objects.filter(tenant=owned.tenant).first()
+    return (
+        found
+        or endpoints.add(tenant=owned.tenant, url="https://hooks.example.com/", events=["alert.fired"], actor="test")[0]
+    )
+
 
 # What stands in an address beside the tenant, by its name there: something of the tenant's own that exists.
 VALUES: dict[str, Callable[[Onboarded], object]] = {
@@ -15,6 +27,7 @@ VALUES: dict[str, Callable[[Onboarded], object]] = {
     "invoice_id": lambda owned: mirrored.invoice(owned.account, now=timezone.now()),
     "project_slug": lambda owned: owned.key.project.slug,
     "public_id": lambda owned: owned.key.public_id,
+    "endpoint_id": lambda owned: endpoint_of(owned).pk,
 }
 
 

@@ -200,7 +200,7 @@ def test_everything_works_without_javascript(open_context: Open, make_owner: Mak
     expect(page.locator("#tile-spend")).to_contain_text("$19.00")
     page.get_by_text("The same as a table").click()
     expect(page.locator("#days-table table")).to_be_visible()
-    for name in ("Usage", "Trends", "Projected invoice", "Plan", "Limits"):
+    for name in ("Usage", "Trends", "Projected invoice", "Plan", "Alerts and limits"):
         page.get_by_role("navigation", name="Main").get_by_role("link", name=name).click()
         expect(page.get_by_role("heading", level=1)).to_contain_text(name)
     page.locator(".menu:not(.account) summary").click()

@@ -4,14 +4,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from billing import accounts
 from billing.models import Account
-from metering.models import Allowance, Policy
-from tenants.models import AuditEntry, Role
+from metering.models import Alert, Allowance, Crossing, Policy, SubLimit
+from tenants.models import AuditEntry, Role, WebhookEndpoint
 
-from .conftest import Visit, Visitor, add_usage
+from .conftest import Visit, Visitor, add_usage, be
 from .test_pages import words
 
 
@@ -165,3 +167,86 @@ def test_initech_changes_nothing_of_acme(visit: Visit) -> None:
     for page, fields in (("policy", {"policy": "block"}), ("hard-limit", {"calls": "1"})):
         assert initech.client.post(f"/t/{acme.slug}/limits/{page}", fields).status_code == 404
     assert (account(acme).policy, account(acme).hard_limit) == ("", None)
+
+
+# -- Alerts, narrower limits, recipients, webhooks -----------------------------------------------------------------------------
+def test_an_alert_fires_once_and_shows_on_the_page(visit: Visit) -> None:
+    acme = visit(plan="launch")
+    assert post(acme, "alert", kind="share", value="60").status_code == 302
+    assert post(acme, "alert", kind="amount", value="$ 5.00").status_code == 302
+    add_usage(acme.owned.key, timezone.now(), billable=60_000)
+    text = words(acme.page("limits"))
+    assert "60 % of the included calls are used 60,000 fired" in text
+    assert "Usage costs $5.00 119,980 not yet" in text
+    add_usage(acme.owned.key, timezone.now(), billable=1)
+    assert Crossing.objects.filter(tenant=acme.owned.tenant, key="share:60").count() == 1
+    alert = Alert.objects.get(tenant=acme.owned.tenant, key="share:60")
+    post(acme, "alert/remove", alert=alert.pk)
+    assert "60,000 fired" not in words(acme.page("limits"))
+    actions = set(AuditEntry.objects.filter(tenant=acme.owned.tenant).values_list("action", flat=True))
+    assert {"alert.set", "alert.removed"} <= actions
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [("share", "0"), ("share", "1.5"), ("amount", "0.001"), ("x", "5"), ("share", "x")]
+)
+def test_an_alert_that_makes_no_sense_is_said_in_the_form(visit: Visit, kind: str, value: str) -> None:
+    acme = visit(plan="launch")
+    before = Alert.objects.filter(tenant=acme.owned.tenant).count()
+    answer = post(acme, "alert", kind=kind, value=value)
+    assert answer.status_code == 200
+    assert 'class="error"' in answer.content.decode()
+    assert Alert.objects.filter(tenant=acme.owned.tenant).count() == before
+
+
+def test_developers_see_no_alerts_in_money(visit: Visit) -> None:
+    acme = visit(plan="launch")
+    post(acme, "alert", kind="amount", value="5")
+    be(acme.owned.tenant, Role.DEVELOPER)
+    text = words(acme.page("limits"))
+    assert "50 % of the included calls are used" in text
+    assert "$5.00" not in text
+
+
+def test_a_key_gets_a_limit_of_its_own(visit: Visit) -> None:
+    acme, initech = visit(plan="launch"), visit("Initech")
+    key = acme.owned.key
+    post(acme, "narrow", subject=f"key:{key.pk}", calls="1,500")
+    post(acme, "narrow", subject=f"key:{initech.owned.key.pk}", calls="7")
+    found = SubLimit.objects.get(tenant=acme.owned.tenant)
+    assert (found.kind, found.subject_id, found.calls) == ("key", key.pk, 1500)
+    assert "1,500" in words(acme.page("limits"))
+    post(acme, "narrow", subject=f"key:{key.pk}")
+    assert not SubLimit.objects.filter(tenant=acme.owned.tenant).exists()
+
+
+def test_a_webhook_is_added_tried_out_and_removed(visit: Visit) -> None:
+    acme = visit()
+    base = f"/t/{acme.slug}/webhooks"
+    refused = acme.client.post(f"{base}/add", {"url": "https://10.0.0.1/", "event": "alert.fired"})
+    assert refused.status_code == 422
+    assert "not an address on the public internet" in refused.content.decode()
+    added = acme.client.post(f"{base}/add", {"url": "https://hooks.example.com/x", "event": "alert.fired"})
+    assert "whsec_" in added.content.decode()
+    endpoint = WebhookEndpoint.objects.get(tenant=acme.owned.tenant)
+    assert "whsec_" not in acme.page(f"webhooks/{endpoint.pk}")
+    assert acme.client.post(f"{base}/{endpoint.pk}/act", {"act": "test"}).status_code == 302
+    assert "webhook.test" in acme.page(f"webhooks/{endpoint.pk}")
+    assert "whsec_" in acme.client.post(f"{base}/{endpoint.pk}/act", {"act": "rotate"}).content.decode()
+    delivery = endpoint.deliveries.get()
+    assert (
+        acme.client.post(f"{base}/{endpoint.pk}/act", {"act": "redeliver", "delivery": delivery.pk}).status_code == 302
+    )
+    initech = visit("Initech")
+    assert initech.client.post(f"/t/{initech.slug}/webhooks/{endpoint.pk}/act", {"act": "remove"}).status_code == 404
+    acme.client.post(f"{base}/{endpoint.pk}/act", {"act": "remove"})
+    assert not WebhookEndpoint.objects.filter(tenant=acme.owned.tenant).exists()
+
+
+def test_the_page_of_limits_asks_few_questions(visit: Visit) -> None:
+    acme = visit(plan="launch")
+    add_usage(acme.owned.key, timezone.now(), billable=60_000)
+    acme.page("limits")
+    with CaptureQueriesContext(connection) as asked:
+        acme.page("limits")
+    assert len(asked) <= 24, [query["sql"][:100] for query in asked]
