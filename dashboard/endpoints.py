@@ -60,8 +60,8 @@ def log(*, endpoint: WebhookEndpoint, number: str) -> Log:
     found = Delivery.objects.filter(endpoint=endpoint).select_related("event")
     page = Paginator(found, A_PAGE).get_page(number)
     deliveries = list(page.object_list)
-    tries = DeliveryAttempt.objects.filter(delivery__in=deliveries).order_by("delivery", "-at", "-id")
-    last = {one.delivery_id: one for one in tries.distinct("delivery")}
+    tries = DeliveryAttempt.objects.filter(delivery__in=deliveries).order_by("delivery_id", "-at", "-id")
+    last = {one.delivery_id: one for one in tries.distinct("delivery_id")}
     return Log(tuple(_row(one, last.get(one.pk)) for one in deliveries), page)
 
 
