@@ -257,9 +257,25 @@ def test_projects_that_are_too_many_are_named_before_a_smaller_plan(
     text = words(html)
     assert "Launch has room for 3 projects, and you have 4" in text
     assert "Mobile" in text
-    assert f'href="/t/{acme.slug}/usage?by=project"' in html
+    assert f'href="/t/{acme.slug}/projects"' in html
     assert 'name="previewed_minor"' not in html
     assert "Archive 1 first" in told(acme, post(acme, "plan/change", version=public("launch").pk))
+
+
+def test_a_smaller_plan_is_taken_once_what_is_too_many_is_archived(
+    customer: Callable[..., Visitor],
+    stripe: Stripe,
+) -> None:
+    acme = customer("scale")
+    for name in ("Mobile", "Web", "Export"):
+        directory.add_project(tenant=acme.owned.tenant, name=name, actor="test")
+    assert "Archive 1 first" in words(preview(acme, "launch"))
+    acme.client.post(f"/t/{acme.slug}/projects/export/archive")
+    html = preview(acme, "launch")
+    assert "stands in the way" not in html
+    confirm(acme, html)
+    finish(acme, stripe)
+    assert account(acme).next_version == public("launch")
 
 
 def test_a_cancelled_plan_ends_with_its_period_and_can_be_kept(

@@ -61,7 +61,7 @@ def site(shop: Stripe, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pyt
 
 
 def sign_up(page: Page) -> Account:
-    """A new organisation's owner sits before the overview."""
+    """A new organisation's owner sits before the first-run page."""
     name = f"Hooli {uuid.uuid4().hex[:8]}"
     page.goto("/login")
     page.get_by_role("link", name="Create a free account").click()

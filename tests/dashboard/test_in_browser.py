@@ -1,10 +1,12 @@
 """The pages in a real browser: Debian's chromium on a real server, under the strict policy."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -229,3 +231,62 @@ def assert_fits_and_is_accessible(page: Page, width: int) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{page.url} scrolls sideways"
     found = Axe().run(page, options=AXE)
     assert found.violations_count == 0, f"{page.url}\n{found.generate_report()}"
+
+
+def test_from_sign_up_to_the_first_call_and_through_the_life_of_a_key(
+    open_context: Open, committed: None, complaints: list[str]
+) -> None:
+    page = open_context(
+        viewport={"width": 360, "height": 800}, permissions=["clipboard-read", "clipboard-write"]
+    ).new_page()
+
+    def status(key: str) -> int:
+        """Of a real call with this key."""
+        return page.request.get(address, headers={"Authorization": f"Bearer {key}"}).status
+
+    page.goto("/signup")
+    page.get_by_label("Organisation").fill("Hooli")
+    page.get_by_label("E-mail address").fill(f"{uuid.uuid4().hex}@hooli.example")
+    page.get_by_label("Password").fill("tethics and more")
+    page.get_by_role("button", name="Create the account").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Your first call")
+    page.get_by_role("button", name="Copy").first.click()
+    expect(page.get_by_role("button", name="Copied").first).to_be_visible()
+    command = page.evaluate("navigator.clipboard.readText()")
+    copied = re.fullmatch(r'curl -i -H "Authorization: Bearer (mh_live_\w+)" (http://\S+)', command)
+    assert copied, command
+    key, address = copied.groups()
+    assert_fits_and_is_accessible(page, 360)
+    assert status(key) == 200
+    expect(page.locator("#arrival")).to_contain_text("2. It has arrived", timeout=SECONDS)
+    expect(page.locator("#command")).to_contain_text(key)
+    page.locator("#arrival").get_by_role("link", name="API keys").click()
+
+    page.get_by_role("link", name="New API key").click()
+    page.get_by_label("Name").fill("Nightly import")
+    assert_fits_and_is_accessible(page, 360)
+    page.get_by_role("button", name="Make the key").click()
+    first = page.locator("#secret").inner_text()
+    assert status(first) == 200
+    page.get_by_role("link", name="I have it: to the keys").click()
+    page.get_by_role("link", name="Rotate Nightly import").click()
+    page.get_by_label("For an hour").check()
+    page.get_by_role("button", name="Make the new key").click()
+    expect(page.locator("#overlap")).to_contain_text("works until")
+    second = page.locator("#secret").inner_text()
+    assert_fits_and_is_accessible(page, 360)
+    assert [status(one) for one in (first, second)] == [200, 200]
+    page.get_by_role("link", name="I have it: to the keys").click()
+    assert_fits_and_is_accessible(page, 360)
+    row = page.get_by_role("row").filter(has_text="Ends soon")
+    row.get_by_role("link", name="Revoke Nightly import").click()
+    assert_fits_and_is_accessible(page, 360)
+    page.get_by_role("button", name="Revoke it").click()
+    expect(page.get_by_text("Nightly import is revoked")).to_be_visible()
+    wait_until(lambda: status(first) == 401, seconds=5, what="the refusal of the revoked key")
+    assert status(second) == 200
+    keys = page.url
+    for name in ("projects", "projects/default", "projects/default/archive"):
+        page.goto(keys.replace("/keys", f"/{name}"))
+        assert_fits_and_is_accessible(page, 360)
+    assert complaints == []
