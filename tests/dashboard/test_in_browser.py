@@ -263,7 +263,7 @@ def test_from_sign_up_to_the_first_call_and_through_the_life_of_a_key(
     page.locator("#arrival").get_by_role("link", name="API keys").click()
 
     page.get_by_role("link", name="New API key").click()
-    page.get_by_label("Name").fill("Nightly import")
+    page.get_by_label("Name", exact=True).fill("Nightly import")
     assert_fits_and_is_accessible(page, 360)
     page.get_by_role("button", name="Make the key").click()
     first = page.locator("#secret").inner_text()
