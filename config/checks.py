@@ -116,6 +116,28 @@ def public_url_is_safe(**_: Any) -> list[CheckMessage]:
 
 
 @register("meterhouse")
+def people_can_come_in(**_: Any) -> list[CheckMessage]:
+    """The limits on signing in tell clients apart, and mails with links leave the house."""
+    url = urlsplit(settings.PUBLIC_URL)
+    if url.hostname in LOOPBACK:
+        return []
+    found: list[CheckMessage] = []
+    if url.scheme == "https" and settings.ALLAUTH_TRUSTED_PROXY_COUNT < 1:
+        hint = "Set it to the number of your proxies that append to X-Forwarded-For, mostly 1."
+        found.append(
+            Warning(
+                "TRUSTED_PROXY_COUNT is 0: all who come through a proxy share one limit on signing in.",
+                hint=hint,
+                id="meterhouse.W004",
+            )
+        )
+    if settings.EMAIL_BACKEND.endswith((".console.EmailBackend", ".dummy.EmailBackend")):
+        hint = "Set EMAIL_URL: nobody can reset a password or confirm an address otherwise."
+        found.append(Warning("Mails are printed, not sent.", hint=hint, id="meterhouse.W005"))
+    return found
+
+
+@register("meterhouse")
 def metering_values_make_sense(**_: Any) -> list[CheckMessage]:
     """The metering tunables are within the bounds in which the engine's promises were tested."""
     bounds = {

@@ -32,29 +32,29 @@ def record(user: User, action: str, **detail: object) -> None:
 
 
 def _password_changed(user: User, **_: Any) -> None:
-    record(user, "account.password_changed")
+    record(user, "person.password_changed")
 
 
 def _password_reset(user: User, **_: Any) -> None:
     people.confirm(user)  # the link came to this mailbox
-    record(user, "account.password_reset")
+    record(user, "person.password_reset")
 
 
 def _added(instance: Authenticator, created: bool, **_: Any) -> None:
     if created:
-        record(instance.user, f"account.{NOUNS[Authenticator.Type(instance.type)]}_added")
+        record(instance.user, f"person.{NOUNS[Authenticator.Type(instance.type)]}_added")
 
 
 def _removed(instance: Authenticator, origin: Any, **_: Any) -> None:
     """Not when the person is removed; and recovery codes go with what they recover from, or are replaced."""
     model = getattr(origin, "model", type(origin))
     if model is Authenticator and instance.type != Authenticator.Type.RECOVERY_CODES:
-        record(instance.user, f"account.{NOUNS[Authenticator.Type(instance.type)]}_removed")
+        record(instance.user, f"person.{NOUNS[Authenticator.Type(instance.type)]}_removed")
 
 
 def _used(user: User, authenticator: Authenticator, **_: Any) -> None:
     if authenticator.type == Authenticator.Type.RECOVERY_CODES:
-        record(user, "account.recovery_code_used", left=len(authenticator.wrap().get_unused_codes()))
+        record(user, "person.recovery_code_used", left=len(authenticator.wrap().get_unused_codes()))
         get_adapter().send_notification_mail("recovery_code_used", user)
 
 

@@ -46,6 +46,7 @@ TOGETHER = {
     "test_djstripe_migration",
     "test_in_browser",
     "test_buying_in_browser",
+    "test_account_in_browser",
 }
 FEW_WORKERS = 2  # more would compete with the servers, clients and browsers that the tests start
 

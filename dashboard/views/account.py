@@ -14,6 +14,7 @@ from allauth.mfa.models import Authenticator
 from allauth.mfa.recovery_codes import views as recovery_views
 from allauth.mfa.totp import views as totp_views
 from allauth.mfa.webauthn import views as passkey_views
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import update_session_auth_hash
 from django.contrib.auth.decorators import login_required
@@ -32,6 +33,7 @@ from tenants import people
 from tenants.models import User
 
 View = Callable[..., HttpResponseBase]
+DEMO = {"is_demo": settings.SANDBOX}
 NUMBERS = {"127.0.0.1", "[::1]"}
 
 
@@ -76,8 +78,8 @@ def _named_origin(request: HttpRequest) -> str:
     return f"{request.scheme}://localhost:{port}{request.path}" if host in NUMBERS else ""
 
 
-forgotten = ForgottenPassword.as_view()
-forgotten_sent = allauth_views.password_reset_done
+forgotten = ForgottenPassword.as_view(extra_context=DEMO)
+forgotten_sent = allauth_views.PasswordResetDoneView.as_view(extra_context=DEMO)
 new_password = together(NewPassword.as_view())
 change_password = together(ChangePassword.as_view())
 confirm_it_is_you = ConfirmItIsYou.as_view()
@@ -182,7 +184,7 @@ def confirm_address(request: PersonRequest) -> HttpResponse:
     found = confirming.unconfirmed(request)
     if found is None:
         return redirect("home")
-    return render(request, "account/confirm_address.html", {"unconfirmed": found})
+    return render(request, "account/confirm_address.html", {"unconfirmed": found, **DEMO})
 
 
 def _send_again(request: PersonRequest) -> HttpResponse:
@@ -219,10 +221,10 @@ def _take(claim: addresses.Claim) -> None:
     with transaction.atomic():
         if not claim.is_new:
             people.confirm(user)
-            record(user, "account.address_confirmed")
+            record(user, "person.address_confirmed")
             return
         people.change_address(user=user, email=claim.email)
-        record(user, "account.address_changed", before=former)
+        record(user, "person.address_changed", before=former)
         get_adapter().send_mail("address_changed", former, {"email": claim.email})
 
 
@@ -233,7 +235,7 @@ def sign_out_everywhere(request: PersonRequest) -> HttpResponse:
     with transaction.atomic():
         request.user.sessions_ended += 1
         request.user.save(update_fields=["sessions_ended"])
-        record(request.user, "account.signed_out_everywhere")
+        record(request.user, "person.signed_out_everywhere")
     update_session_auth_hash(request, request.user)
     messages.success(request, _("All other browsers are signed out."))
     return redirect("account")

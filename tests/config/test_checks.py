@@ -52,7 +52,10 @@ SETS = (
             "DATABASE_URL": "nonsense", "PUBLIC_URL": "https://billing.example.com", "DEBUG": "true",
             "STRIPE_API_BASE": "http://127.0.0.1:1", "STRIPE_TEST_SECRET_KEY": f"sk_live_{'a' * 24}",
         },
-        ("DATABASE_URL is not a PostgreSQL address", "DEBUG is on", "is not Stripe", "not a secret key of test mode"),
+        (
+            "DATABASE_URL is not a PostgreSQL address", "DEBUG is on", "is not Stripe", "not a secret key of test mode",
+            "TRUSTED_PROXY_COUNT is 0", "Mails are printed",
+        ),
     ),
     (
         {"DATABASE_URL": "postgresql://u:p@h:notaport/d", "STRIPE_LIVE_MODE": "true"},
