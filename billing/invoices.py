@@ -176,13 +176,18 @@ def _item(line: Line, records: Records) -> Item:
     charge = records.charge(line.charge_id) if line.charge_id else None
     if charge is not None:
         return Item(line, charge.kind, records.period(charge.period_id), charge)
-    if line.is_proration:
+    if line.is_proration and not _is_whole_fee(line, records):
         return Item(line, PRORATION, version=records.fees.get(line.price_id))
     if line.price_id in records.fees:
         return Item(line, FEE if line.amount_minor else TRIAL, version=records.fees[line.price_id])
     if line.price_id in records.usage_prices:
         return Item(line, USAGE, _period_of(line, records.periods))
     return Item(line, OTHER)
+
+
+def _is_whole_fee(line: Line, records: Records) -> bool:
+    """Whether a part of a period is all of it after all: of a subscription that is said to have begun earlier."""
+    return line.price_id in records.fees and line.amount_minor == _fee(Item(line, FEE), records)
 
 
 def _period_of(line: Line, periods: Sequence[BilledPeriod]) -> BilledPeriod | None:

@@ -10,6 +10,7 @@ from datetime import datetime
 
 from . import billed_periods, ended_periods, mirror, payment_mails, rejections, subscriptions
 from .models import Account, StripeEvent
+from .stripe_objects import id_of
 
 Mail = Callable[[Account, StripeEvent], None]
 
@@ -40,6 +41,8 @@ FOLLOWED = (
     "invoice.voided",
     "invoice.marked_uncollectible",
     "charge.dispute.closed",
+    "credit_note.created",
+    "credit_note.voided",
     *MAILS,
 )
 # After these a period may have begun or ended.
@@ -74,6 +77,7 @@ def react(*, event: StripeEvent, now: datetime) -> bool:
 
 def _bill(account: Account, now: datetime) -> None:
     """The running period is known; of one that has ended the last usage is on its draft, before Stripe makes that final."""
+    ended_periods.flush_ahead(account=account, now=now)
     with suppress(billed_periods.PeriodNotKnown):  # the beat learns it a moment later
         billed_periods.of(account=account, instant=now)
     ended_periods.bill_account(account=account, now=now)
@@ -86,6 +90,9 @@ def _customer_of(event: StripeEvent) -> str:
 
 def _copy(event: StripeEvent) -> None:
     """The mirror's row of the object; the mirror says by itself what it cannot copy."""
-    kind = str(event.body["data"]["object"].get("object") or "")
-    if kind and event.object_id and event.type != "customer.deleted":
+    about = event.body["data"]["object"]
+    kind = str(about.get("object") or "")
+    if kind == "credit_note":  # the mirror has none; what it takes off is a field of its invoice
+        mirror.copy("invoice", id_of(about.get("invoice")))
+    elif kind and event.object_id and event.type != "customer.deleted":
         mirror.copy(kind, event.object_id)

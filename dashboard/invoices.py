@@ -41,6 +41,7 @@ class Row:
     due: str
     ours: str
     agreement: str
+    verdict: str  # the same in one word, for a badge
     agrees: bool
     page_url: str
     pdf_url: str
@@ -91,7 +92,6 @@ class OneInvoice:
     sums: tuple[Sum, ...]
     comparison: tuple[Sum, ...]
     verdict: str
-    is_explained: bool
     whys: tuple[tuple[Period, str], ...]
 
 
@@ -120,7 +120,6 @@ def one(*, account: Account, invoice_id: str) -> OneInvoice | None:
         sums=tuple(_sums(compared.invoice)),
         comparison=tuple(_comparison(compared)),
         verdict=_verdict(compared),
-        is_explained=not compared.unexplained_minor or not compared.is_settled,
         whys=tuple((Period(billed.start, billed.end), links.why(slug, billed.start)) for billed in compared.periods),
     )
 
@@ -164,6 +163,7 @@ def row(compared: Compared) -> Row:
         due=formatting.money(invoice.due_minor, invoice.currency) if invoice.state != "void" else formatting.NOTHING,
         ours=formatting.money(compared.ours_minor, invoice.currency),
         agreement=_agreement(compared),
+        verdict=_("explained") if compared.differences and not compared.unexplained_minor else _agreement(compared),
         agrees=not compared.unexplained_minor,
         page_url=invoice.page_url,
         pdf_url=invoice.pdf_url,

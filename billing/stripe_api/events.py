@@ -33,7 +33,11 @@ def raw(kind: str, object_id: str) -> Any:
     """The object as Stripe's own type, for the mirror; `kind` as Stripe calls it. Raises LookupError for other kinds."""
     retrieve = RETRIEVE[kind]
     with asking():
-        return retrieve(client())(object_id)
+        found = retrieve(client())(object_id)
+        if kind == "invoice" and found["lines"]["has_more"]:  # the object itself has its first lines only
+            lines = client().v1.invoices.line_items.list(object_id, {"limit": PAGE})
+            found["lines"]["data"], found["lines"]["has_more"] = list(lines.auto_paging_iter()), False
+        return found
 
 
 def account_id() -> str:
