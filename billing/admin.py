@@ -1,6 +1,7 @@
 """Operators' pages of plans and accounts. What an account is on is changed by `accounts.py` alone, with a reason."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
@@ -19,12 +20,13 @@ from django.utils.safestring import SafeString
 from django.utils.text import Truncator
 
 from metering import adjustments as ledger
+from metering import usage
 from metering.admin import BoundedPaginator, LedgerAdmin, Recent, as_uuid
 from metering.models import MAX_CALLS, Adjustment
 from tenants.admin import KEY_HELP, Audited, Operators, ReadOnly, TenantAdmin, actor, link, links
 from tenants.models import Tenant
 
-from . import accounts, adjustments, inbox, reconcile, stops
+from . import accounts, adjustments, explain, explain_text, inbox, reconcile, stops
 from .models import (
     Account,
     BilledPeriod,
@@ -170,6 +172,14 @@ class AccountForm(AccountModelForm):
         return cleaned
 
 
+def parse_date_or_none(text: str) -> datetime | None:
+    """The last instant of the day (UTC), so that a period that begins on it is meant."""
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC) + timedelta(days=1, microseconds=-1)
+    except (ValueError, OverflowError):
+        return None
+
+
 @admin.register(Account)
 class AccountAdmin(Operators):
     """Accounts are opened with their tenant; here their plan and hard limit change, enforced within a second."""
@@ -196,10 +206,35 @@ class AccountAdmin(Operators):
             link("billing_usagereport_changelist", "usage reports", **own),
             link("billing_drift_changelist", "drift", **own),
             link("tenants_notice_changelist", "notices", tenant__id__exact=account.pk),
+            format_html(
+                '<a href="{}">why the period costs what it costs</a>',
+                reverse("admin:billing_account_why", args=[account.pk]),
+            ),
         ]
         if account.customer_id:
             found.append(link("billing_stripeevent_changelist", "Stripe's events", q=account.customer_id))
         return links(*found)
+
+    def get_urls(self) -> Any:
+        why = path("<uuid:account_id>/why/", self.admin_site.admin_view(self.why), name="billing_account_why")
+        return [why, *super().get_urls()]
+
+    def why(self, request: HttpRequest, account_id: UUID) -> HttpResponse:
+        """`?period=` any day of it: every line of what it costs, down to days, capabilities and keys."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        found = Account.objects.select_related("tenant__allowance", "plan_version__plan")
+        account = get_object_or_404(found, pk=account_id)
+        now = timezone.now()
+        day = parse_date_or_none(request.GET.get("period", ""))
+        instant = min(day or now, now)
+        before, period = usage.last_periods(allowance=account.tenant.allowance, now=instant, count=2)
+        text = explain_text.text(account, explain.explain(account=account, period=period, now=now))
+        context = {
+            **self.admin_site.each_context(request), "title": "Why was this charged?", "account": account,
+            "period": period, "before": before, "text": "\n".join(text), "is_over": period.end <= now,
+        }  # fmt: skip
+        return render(request, "admin/why.html", context)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

@@ -2,24 +2,19 @@
 
 import argparse
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from billing import explain
+from billing import explain, explain_text
+from billing.invoice_documents import plain
 from billing.models import Account
 from metering import usage
 
 DAY = timedelta(days=1)
 MICROSECOND = timedelta(microseconds=1)
-KINDS = {
-    "fee": "Fee of the period", "included": "Included calls", "overage": "Calls beyond the included ones",
-    "write_off": "Beyond the hard limit in money, written off", "minimum": "Up to the agreed minimum",
-}  # fmt: skip
 
 
 class Command(BaseCommand):
@@ -60,78 +55,15 @@ class Command(BaseCommand):
             said = _as_json(account, found) | {"calls": [_entry(entry, found.names) for entry in entries]}
             self.stdout.write(json.dumps(said))
             return
-        self.stdout.write("\n".join([*_text(account, found), *_entries_text(entries, found.names, options["day"])]))
+        self.stdout.write(
+            "\n".join(
+                [*explain_text.text(account, found), *explain_text.entries_text(entries, found.names, options["day"])]
+            )
+        )
 
 
 def _day(text: str) -> datetime:
     return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
-
-
-# -- as text -------------------------------------------------------------------------------------------------------------
-
-
-def _text(account: Account, found: explain.PeriodExplained) -> Iterator[str]:
-    explanation = found.explanation
-    state = "over" if found.is_over else "running: as counted now"
-    yield f"{account.tenant}, {found.version} ({found.because})"
-    yield f"{found.period.start:%d %B %Y %H:%M} to {found.period.end:%d %B %Y %H:%M} (UTC), {state}"
-    yield f"Amounts in minor units of {explanation.currency}. {explanation.units:,} calls, numbered in the order they were made.\n"
-    for line in explanation.lines:
-        yield f"{KINDS[line.kind]:<46}{line.amount_minor:>14,}"
-        yield from (f"    {text}" for text in _derivation(line, explanation))
-        yield from (f"    {text}" for text in _parts_text(line, found.names))
-    yield f"{'Total':<46}{explanation.total_minor:>14,}"
-    if explanation.not_priced:
-        yield f"{explanation.not_priced:,} calls beyond the included ones have no price under these terms."
-    for made in found.corrections:
-        yield f"Correction, in the counts above: {made} ({made.occurred_at:%Y-%m-%d}), by {made.actor}: {made.reason}"
-
-
-def _derivation(line: explain.Line, explanation: explain.Explanation) -> Iterator[str]:
-    if line.kind == "minimum":
-        rest = explanation.minimum_minor - line.amount_minor
-        yield f"agreed minimum {explanation.minimum_minor:,} - fee and calls {rest:,} = {line.amount_minor:,}"
-    if line.first is None:
-        return
-    numbered = f"{line.quantity:,} calls, number {line.first:,} to {line.last:,}"
-    if line.kind == "write_off":
-        yield f"{numbered}: calls may cost {explanation.cap_minor:,} in this period at most"
-    elif line.kind == "included":
-        yield f"{numbered}, cost nothing"
-    else:
-        yield f"{numbered} x {_plain(line.unit_price_minor)} = {_plain(line.exact_minor)}"
-    if line.rounding_minor:
-        yield f"rounded once to whole minor units: {_plain(line.rounding_minor, sign=True)}"
-
-
-def _parts_text(line: explain.Line, names: explain.Names) -> Iterator[str]:
-    by_day: dict[str, int] = {}
-    by_key: dict[str, int] = {}
-    exact: dict[str, Decimal] = {}
-    for part in line.parts:
-        whose = f"{part.capability}, {names.project(part.project_id)}, {names.key(part.key_id)}"
-        for sums, name in ((by_day, f"{part.day:%Y-%m-%d}"), (by_key, whose)):
-            sums[name] = sums.get(name, 0) + part.units
-            exact[name] = exact.get(name, Decimal(0)) + part.exact_minor
-    for title, sums in (("by day (UTC)", by_day), ("by capability, project and key", by_key)):
-        if sums:
-            yield f"{title}:"
-            yield from (f"  {units:>13,}  {_plain(exact[name]):>16}  {name}" for name, units in sorted(sums.items()))
-
-
-def _entries_text(entries: list[explain.Entry], names: explain.Names, day: datetime | None) -> Iterator[str]:
-    if day is None:
-        return
-    yield f"\nCalls of {day:%Y-%m-%d} (UTC), the first {len(entries)}:"
-    for entry in entries:
-        whose = f"{entry.capability}, {names.project(entry.project_id)}, {names.key(entry.key_id)}"
-        yield f"  {entry.at:%H:%M:%S.%f}  {entry.id}  {entry.what:<8} {entry.units:>+8,}  {whose}"
-
-
-def _plain(amount: Decimal, *, sign: bool = False) -> str:
-    """Without an exponent and without zeros that say nothing."""
-    text = f"{amount:+,f}" if sign else f"{amount:,f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 # -- as JSON -------------------------------------------------------------------------------------------------------------
@@ -157,11 +89,11 @@ def _as_json(account: Account, found: explain.PeriodExplained) -> dict[str, Any]
 def _line(line: explain.Line, names: explain.Names) -> dict[str, Any]:
     return {
         "kind": line.kind, "quantity": line.quantity, "first": line.first, "last": line.last,
-        "unit_price_minor": _plain(line.unit_price_minor), "exact_minor": _plain(line.exact_minor),
-        "rounding_minor": _plain(line.rounding_minor), "amount_minor": line.amount_minor,
+        "unit_price_minor": plain(line.unit_price_minor), "exact_minor": plain(line.exact_minor),
+        "rounding_minor": plain(line.rounding_minor), "amount_minor": line.amount_minor,
         "parts": [
             {"day": f"{part.day:%Y-%m-%d}", "capability": part.capability, "project": names.project(part.project_id),
-             "key": names.key(part.key_id), "units": part.units, "exact_minor": _plain(part.exact_minor)}
+             "key": names.key(part.key_id), "units": part.units, "exact_minor": plain(part.exact_minor)}
             for part in line.parts
         ],
     }  # fmt: skip
