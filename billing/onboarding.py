@@ -6,7 +6,7 @@ from datetime import datetime
 
 from django.db import transaction
 
-from tenants import directory, keys, people
+from tenants import directory, keys, members, people
 from tenants.models import ApiKey, Role, Tenant, User
 
 from . import accounts
@@ -46,7 +46,7 @@ def onboard(
     with transaction.atomic():
         tenant = directory.open_tenant(name=name, email=email, actor=actor, slug=slug)
         user, drawn = _owner(email) if password is None else (_newcomer(email, password), None)
-        directory.add_member(tenant=tenant, user=user, role=Role.OWNER, actor=actor)
+        members.add(tenant=tenant, user=user, role=Role.OWNER, actor=actor)
         account = accounts.open_account(
             tenant=tenant,
             plan_code=plan_code,

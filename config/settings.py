@@ -269,6 +269,10 @@ EMAIL_TIMEOUT = 10
 # Customers' endpoints may be on this machine or network, and plain http: for the sandbox and tests, never in production.
 WEBHOOK_ALLOW_PRIVATE = env.bool("WEBHOOK_ALLOW_PRIVATE", False)
 
+# -- Invitations and tenants -------------------------------------------------------------------------------------------
+INVITATIONS_PER_DAY = env.int("INVITATIONS_PER_DAY", 50)  # per tenant
+TENANTS_PER_DAY = env.int("TENANTS_PER_DAY", 5)  # that one person opens beside those they have
+
 # -- API -------------------------------------------------------------------------------------------------------------
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["tenants.authentication.ApiKeyAuthentication"],

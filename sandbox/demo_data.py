@@ -16,7 +16,7 @@ from django.db import connection, transaction
 from billing import onboarding
 from billing.models import Account
 from metering import partitions, periods
-from tenants import audit, directory, keys
+from tenants import audit, directory, keys, members
 from tenants.models import ApiKey, AuditEntry, Membership, Project, Role, Tenant, User
 
 from . import history, story
@@ -132,7 +132,7 @@ def _backdate(
 def _reader() -> Login:
     login = _person(READER, name="Sam Reader")
     for tenant in Tenant.objects.filter(slug__in=READS):
-        directory.add_member(tenant=tenant, user=User.objects.get(email=READER), role=Role.VIEWER, actor=ACTOR)
+        members.add(tenant=tenant, user=User.objects.get(email=READER), role=Role.VIEWER, actor=ACTOR)
     return login
 
 

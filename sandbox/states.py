@@ -16,7 +16,7 @@ from billing import accounts, catalogue, changes, onboarding
 from billing.accounts import Agreed
 from billing.models import Account
 from metering import ledger, partitions, periods, recorder
-from tenants import directory
+from tenants import members
 from tenants.models import ApiKey, Role, Tenant, User
 
 from . import latencies, simulated, subscribers
@@ -100,7 +100,7 @@ def make(*, user: User, now: datetime) -> None:
             continue
         tenant = Tenant.objects.filter(slug=state.slug).first() or _open(state, user, now)
         if not tenant.memberships.filter(user=user).exists():
-            directory.add_member(tenant=tenant, user=user, role=Role.OWNER, actor=ACTOR)
+            members.add(tenant=tenant, user=user, role=Role.OWNER, actor=ACTOR)
         _arrange(
             state, Account.objects.select_related("tenant__allowance", "plan_version__plan").get(pk=tenant.pk), now
         )

@@ -24,18 +24,21 @@ from django.utils.html import format_html, format_html_join
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
-from . import audit, directory, errors, keys, projects
+from . import audit, directory, errors, keys, members, projects
 from .models import (
+    RESTRICTABLE,
     ApiKey,
     AuditEntry,
     Delivery,
     DeliveryAttempt,
     Event,
+    Invitation,
     MailChoice,
     MemberProject,
     Membership,
     Notice,
     Project,
+    Role,
     Tenant,
     User,
     WebhookEndpoint,
@@ -291,9 +294,55 @@ class MembershipAdmin(Audited):
     list_select_related = ("user", "tenant")
     search_fields = ("user__email", "tenant__name", "tenant__slug")
     autocomplete_fields = ("tenant", "user")
+    fields = ("tenant", "user", "role", "is_restricted", "created_at")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Membership | None = None) -> Any:
-        return ("tenant", "user", "created_at") if obj else ()
+        return (*(("tenant", "user") if obj else ()), "is_restricted", "created_at")
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        role, by = Role(obj.role), actor(request)
+        if not change:
+            obj.__dict__.update(members.add(tenant=obj.tenant, user=obj.user, role=role, actor=by).__dict__)
+            return
+        keeps = obj.is_restricted and role in RESTRICTABLE
+        project_ids = list(obj.seen.values_list("project_id", flat=True)) if keeps else None
+        members.change(tenant=obj.tenant, membership_id=obj.pk, role=role, project_ids=project_ids, actor=by)
+
+    def delete_model(self, request: HttpRequest, obj: models.Model) -> None:
+        assert isinstance(obj, Membership)
+        members.remove(tenant=obj.tenant, membership_id=obj.pk, actor=actor(request))
+
+    def changeform_view(self, request: HttpRequest, *arguments: Any, **more: Any) -> Any:
+        return self._or_told_why(request, super().changeform_view, *arguments, **more)
+
+    def delete_view(self, request: HttpRequest, *arguments: Any, **more: Any) -> Any:
+        return self._or_told_why(request, super().delete_view, *arguments, **more)
+
+    def changelist_view(self, request: HttpRequest, *arguments: Any, **more: Any) -> Any:
+        return self._or_told_why(request, super().changelist_view, *arguments, **more)
+
+    @staticmethod
+    def _or_told_why(request: HttpRequest, view: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+        try:
+            with transaction.atomic():
+                return view(request, *arguments, **more)
+        except errors.TenantsError as refusal:
+            messages.error(request, str(refusal))
+        return HttpResponseRedirect(request.get_full_path())
+
+
+@admin.register(Invitation)
+class InvitationAdmin(ReadOnly):
+    """Who was invited by mail; owners send, repeat and withdraw invitations on the team page."""
+
+    list_display = ("email", "tenant", "role", "invited_by", "created_at", "expires_at", "accepted_at", "revoked_at")
+    list_filter = (("accepted_at", admin.EmptyFieldListFilter), ("revoked_at", admin.EmptyFieldListFilter))
+    list_select_related = ("tenant",)
+    search_fields = ("email", "tenant__name", "tenant__slug")
+    fields = (
+        "tenant", "email", "role", "project_ids", "links", "invited_by", "created_at", "expires_at", "accepted_at",
+        "revoked_at", "id",
+    )  # fmt: skip
 
 
 @admin.register(MemberProject)

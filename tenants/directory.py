@@ -1,11 +1,11 @@
-"""Tenants, members and projects: how they come to be."""
+"""Tenants and projects: how they come to be."""
 
 from django.db import IntegrityError, transaction
 from django.utils.text import slugify
 
 from . import audit
 from .errors import TenantsError
-from .models import Membership, Project, Role, Tenant, User
+from .models import Project, Tenant
 
 
 class SlugTaken(TenantsError):
@@ -45,14 +45,6 @@ def open_tenant(*, name: str, email: str, actor: str, slug: str | None = None) -
             if slug:
                 break
     raise SlugTaken(f"The address '{wanted}' is taken.")
-
-
-def add_member(*, tenant: Tenant, user: User, role: Role, actor: str) -> Membership:
-    """The user has this role in the tenant."""
-    with transaction.atomic():
-        membership, _ = Membership.objects.update_or_create(tenant=tenant, user=user, defaults={"role": role})
-        audit.record(tenant=tenant, actor=actor, action="member.added", subject=user.email, role=role)
-    return membership
 
 
 def add_project(*, tenant: Tenant, name: str, actor: str) -> Project:

@@ -11,11 +11,12 @@ from django.db.models.functions import Lower
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from .invitation_models import Invitation
 from .outbox_models import Delivery, DeliveryAttempt, Event, EventType, MailChoice, WebhookEndpoint
 
 __all__ = [
-    "ApiKey", "AuditEntry", "Delivery", "DeliveryAttempt", "Event", "EventType", "MailChoice", "Membership", "Notice", "Project",
-    "Role", "Tenant", "User", "WebhookEndpoint",
+    "RESTRICTABLE", "ApiKey", "AuditEntry", "Delivery", "DeliveryAttempt", "Event", "EventType", "Invitation", "MailChoice",
+    "MemberProject", "Membership", "Notice", "Project", "Role", "Tenant", "User", "WebhookEndpoint",
 ]  # fmt: skip
 
 
@@ -227,6 +228,9 @@ class Notice(models.Model):
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="notices")
     kind = models.CharField(max_length=60, help_text=_("For example payment.failed"))
     key = models.CharField(max_length=120, help_text=_("What it is about, for example an invoice: told once."))
+    recipient = models.EmailField(
+        max_length=254, blank=True, help_text=_("Empty: whoever gets the tenant's mails of this kind.")
+    )
     title = models.CharField(max_length=200)
     text = models.TextField()
     created_at = models.DateTimeField(default=timezone.now, editable=False)

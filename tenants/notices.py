@@ -7,6 +7,7 @@ server took a mail, and before that is on record, sends it again.
 import logging
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.core.mail import EmailMessage, get_connection
@@ -14,8 +15,9 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.db import transaction
 from django.db.models import F
 
-from . import audit
+from . import audit, invitation_links
 from .models import MailChoice, Membership, Notice, Role, Tenant
+from .wording import plain_name
 
 logger = logging.getLogger(__name__)
 ATTEMPTS = 10
@@ -23,11 +25,29 @@ FIRST_WAIT = timedelta(minutes=2)  # doubled with each attempt: a mail server ma
 SENT_AT_A_TIME = 200
 TOLD_ROLES = (Role.OWNER, Role.BILLING)
 TOPICS = {"alert.fired": MailChoice.Topic.ALERTS, "limit.reached": MailChoice.Topic.ALERTS}
+INVITATION = "invitation"
 
 
-def tell(*, tenant: Tenant, kind: str, key: str, title: str, text: str, due_at: datetime | None = None) -> bool:
-    """The tenant's people will get this mail once; False when they were told before. Part of the caller's transaction."""
-    told = {"title": " ".join(title.split())[:200], "text": text, **({"due_at": due_at} if due_at else {})}
+def tell(
+    *,
+    tenant: Tenant,
+    kind: str,
+    key: str,
+    title: str,
+    text: str,
+    due_at: datetime | None = None,
+    recipient: str = "",
+) -> bool:
+    """The tenant's people, or this one address, will get this mail once; False when they were told before.
+
+    Part of the caller's transaction.
+    """
+    told: dict[str, Any] = {
+        "recipient": recipient,
+        "title": " ".join(title.split())[:200],
+        "text": text,
+        **({"due_at": due_at} if due_at else {}),
+    }
     with transaction.atomic():
         _, is_new = Notice.objects.get_or_create(tenant=tenant, kind=kind[:60], key=key[:120], defaults=told)
     return is_new
@@ -80,7 +100,7 @@ def _send(notice: Notice, connection: BaseEmailBackend, now: datetime) -> bool:
     if not _claim(notice, now):
         return False
     try:
-        first, *others = recipients(notice.tenant, notice.kind)
+        first, *others = [notice.recipient] if notice.recipient else recipients(notice.tenant, notice.kind)
         EmailMessage(
             subject=notice.title, body=_body(notice), to=[first], bcc=others, connection=connection,
             headers={"Message-ID": f"<{notice.id}@notices.meterhouse>", "Auto-Submitted": "auto-generated"},
@@ -108,5 +128,7 @@ def _fail(notice: Notice, error: Exception) -> None:
 
 
 def _body(notice: Notice) -> str:
-    tenant = notice.tenant
-    return f"{notice.text.rstrip()}\n\n-- \nMeterhouse, for {tenant.name}\n{settings.PUBLIC_URL}/t/{tenant.slug}/\n"
+    tenant, text = notice.tenant, notice.text.rstrip()
+    if notice.kind == INVITATION:  # the link lies nowhere in the database
+        text += f"\n{invitation_links.address(notice.key)}"
+    return f"{text}\n\n-- \nMeterhouse, for {plain_name(tenant.name)}\n{settings.PUBLIC_URL}/t/{tenant.slug}/\n"

@@ -48,18 +48,20 @@ from metering.models import (
     UsageMonth,
 )  # fmt: skip
 from metering.recorder import call_id
-from tenants import endpoints, notices
+from tenants import endpoints, invitations, notices
 from tenants.models import (
     ApiKey,
     AuditEntry,
     Delivery,
     DeliveryAttempt,
     Event,
+    Invitation,
     MailChoice,
     MemberProject,
     Membership,
     Notice,
     Project,
+    Role,
     Tenant,
     User,
     WebhookEndpoint,
@@ -83,6 +85,7 @@ READ_ONLY = [
     Allowance,
     Notice,
     MemberProject,
+    Invitation,
     Consent,
     PlanChange,
     StripePrices,
@@ -140,7 +143,7 @@ def leftovers(acme: Onboarded) -> Iterator[None]:
     )
     aside = SetAside.objects.create(id=process, tenant_id=acme.tenant.pk, calls=2, error="out of range", records=[])
     rows_about_webhooks(acme)
-    others = [seen_project(acme), *rows_about_stripe(acme)]
+    others = [seen_project(acme), invitation(acme), *rows_about_stripe(acme)]
     yield
     for row_ in (lease, aside, *others):
         row_.delete()
@@ -161,8 +164,19 @@ def rows_about_webhooks(acme: Onboarded) -> None:
     )
     delivery = endpoints.test(endpoint=endpoint, actor="test", now=timezone.now())
     DeliveryAttempt.objects.create(delivery=delivery, latency_ms=3, error="Unreachable")
-    member = Membership.objects.get(tenant=acme.tenant)
+    member = Membership.objects.get(tenant=acme.tenant, user=acme.user)
     notices.choose(tenant=acme.tenant, topic=MailChoice.Topic.ALERTS, membership_ids=[member.pk], actor="test")
+
+
+def invitation(acme: Onboarded) -> Invitation:
+    return invitations.invite(
+        tenant=acme.tenant,
+        email="carol@acme.example",
+        role=Role.VIEWER,
+        project_ids=None,
+        actor="test",
+        now=timezone.now(),
+    )
 
 
 def rows_about_stripe(acme: Onboarded) -> list[Any]:

@@ -2,7 +2,7 @@ import pytest
 from django.db import DatabaseError, transaction
 
 from tenants import directory
-from tenants.models import AuditEntry, Role
+from tenants.models import AuditEntry
 from tests.conftest import MakeTenant
 
 
@@ -31,12 +31,6 @@ def test_a_project_name_is_taken_once(db: None, make_tenant: MakeTenant) -> None
     with pytest.raises(directory.ProjectExists, match="'Data Lake'"):
         directory.add_project(tenant=acme.tenant, name="data lake", actor="test")
     directory.add_project(tenant=globex.tenant, name="Data Lake", actor="test")
-
-
-def test_members_have_one_role_each(db: None, make_tenant: MakeTenant) -> None:
-    acme = make_tenant()
-    directory.add_member(tenant=acme.tenant, user=acme.user, role=Role.VIEWER, actor="test")
-    assert [membership.role for membership in acme.tenant.memberships.all()] == ["viewer"]
 
 
 def test_the_audit_log_refuses_changes(db: None, make_tenant: MakeTenant) -> None:
