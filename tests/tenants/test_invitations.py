@@ -35,7 +35,7 @@ def token_of(text: str) -> str:
 def mailed(now: datetime) -> list[Any]:
     """What goes out now."""
     mail.outbox.clear()
-    notices.send_due(now=now + timedelta(seconds=1))
+    notices.send_due(now=now + timedelta(minutes=30))
     return mail.outbox
 
 
