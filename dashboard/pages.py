@@ -17,8 +17,8 @@ from django.utils.translation import gettext_lazy as _
 
 from billing.errors import BillingError
 from billing.models import Account
-from tenants.access import Right, TenantRequest
-from tenants.models import Tenant
+from tenants.access import Right, TenantRequest, rights_of
+from tenants.models import Membership, Tenant
 
 from . import refusals
 from .strips import Strip, kinds, strips
@@ -34,6 +34,7 @@ class Entry:
 
 
 LAST_TENANT = "last_tenant"
+MOST_TENANTS = 10  # in the menu; a page of its own lists and finds all
 PAGES: tuple[tuple[Promise, tuple[Entry, ...]], ...] = (
     (
         _("Usage"),
@@ -57,12 +58,16 @@ PAGES: tuple[tuple[Promise, tuple[Entry, ...]], ...] = (
         (
             Entry("projects", _("Projects")),
             Entry("keys", _("API keys")),
+            Entry("team", _("Team")),
+            Entry("settings", _("Settings")),
         ),
     ),
 )
 BELOW = {
     "why": "invoice",
     "invoice-detail": "invoices",
+    "member": "team",
+    "invite": "team",
     "change": "plan",
     "returned": "plan",
     "pay": "plan",
@@ -118,6 +123,14 @@ class Frame:
         return kinds(self.strips)
 
     @property
+    def listed_tenants(self) -> tuple[Link, ...]:
+        return self.tenants[:MOST_TENANTS]
+
+    @property
+    def has_more_tenants(self) -> bool:
+        return len(self.tenants) > MOST_TENANTS
+
+    @property
     def here(self) -> str:
         """The page of the menu that this is, or belongs to."""
         return next((link.label for group in self.menu for link in group.links if link.is_current), "")
@@ -152,16 +165,18 @@ def with_account(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespons
 
     @wraps(view)
     def for_accounts(request: TenantRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        account = (
-            Account.objects.select_related("tenant__allowance", "plan_version__plan", "next_version__plan")
-            .filter(tenant_id=request.tenant.pk)
-            .first()
-        )
+        account = account_of(request)
         if account is None:
             return render_page(request, "dashboard/no_plan.html", "content", {})
         return view(request, account, *args, **kwargs)
 
     return for_accounts
+
+
+def account_of(request: TenantRequest) -> Account | None:
+    """The tenant's account, with what pages ask of it."""
+    found = Account.objects.select_related("tenant__allowance", "plan_version__plan", "next_version__plan")
+    return found.filter(tenant_id=request.tenant.pk).first()
 
 
 def needs(right: Right) -> Callable[[Callable[..., HttpResponse]], Callable[..., HttpResponse]]:
@@ -251,16 +266,20 @@ def frame(request: TenantRequest, account: Account | None) -> Frame:
     return Frame(
         tenant=request.tenant,
         plan=account.plan_version.plan.name if account else "",
-        tenants=tuple(
-            Link(tenant.name, tenant.slug, reverse("overview", args=[tenant.slug]), tenant.slug == slug)
-            for tenant in request.tenants
-        ),
+        tenants=tuple(tenant_link(one, slug) for one in request.memberships[: MOST_TENANTS + 1]),
         menu=menu(slug=slug, here=here, rights=request.rights),
         admin_address=reverse("admin:index") if request.user.is_staff else "",
         is_demo=settings.SANDBOX,
         strips=_strips(request, account) if account else (),
         rights=request.rights,
     )
+
+
+def tenant_link(membership: Membership, current: str = "") -> Link:
+    """To the first page of the tenant that this member sees."""
+    tenant = membership.tenant
+    page = "overview" if needed_for("overview") <= rights_of(membership) else "usage"
+    return Link(tenant.name, tenant.slug, reverse(page, args=[tenant.slug]), tenant.slug == current)
 
 
 def _strips(request: TenantRequest, account: Account) -> tuple[Strip, ...]:

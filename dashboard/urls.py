@@ -4,7 +4,20 @@ from django.urls import path
 from django.views.i18n import set_language
 
 from . import account_urls
-from .views import buying, entering, exploring, keyring, limiting, listening, money, projecting, reading, starting
+from .views import (
+    buying,
+    entering,
+    exploring,
+    joining,
+    keyring,
+    limiting,
+    listening,
+    managing,
+    money,
+    projecting,
+    reading,
+    starting,
+)
 
 urlpatterns = [
     path("", entering.home, name="home"),
@@ -26,6 +39,23 @@ urlpatterns = [
     path("t/<slug:tenant_slug>/plan/undo", buying.undo, name="undo"),
     path("t/<slug:tenant_slug>/plan/portal", buying.portal, name="portal"),
     path("t/<slug:tenant_slug>/plan/pay", buying.pay, name="pay"),
+    path("t/<slug:tenant_slug>/team", managing.team, name="team"),
+    path("t/<slug:tenant_slug>/team/invite", managing.invite, name="invite"),
+    path("t/<slug:tenant_slug>/team/leave", managing.leave, name="leave"),
+    path("t/<slug:tenant_slug>/team/members/<int:member_id>", managing.member, name="member"),
+    path("t/<slug:tenant_slug>/team/members/<int:member_id>/remove", managing.remove_member, name="remove-member"),
+    path(
+        "t/<slug:tenant_slug>/team/invitations/<uuid:invitation_id>/resend", managing.resend, name="resend-invitation"
+    ),
+    path(
+        "t/<slug:tenant_slug>/team/invitations/<uuid:invitation_id>/revoke",
+        managing.revoke_invitation,
+        name="revoke-invitation",
+    ),
+    path("t/<slug:tenant_slug>/settings", managing.tenant_settings, name="settings"),
+    path("invitations/<str:token>", joining.invitation, name="invitation"),
+    path("tenants", joining.tenants, name="tenants"),
+    path("tenants/new", joining.new_tenant, name="new-tenant"),
     path("t/<slug:tenant_slug>/state", buying.state, name="state"),
     path("t/<slug:tenant_slug>/limits", limiting.limits, name="limits"),
     path("t/<slug:tenant_slug>/limits/policy", limiting.policy, name="policy"),

@@ -6,7 +6,7 @@ from functools import wraps
 from typing import Any
 
 from django.contrib.auth.decorators import login_required
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django_htmx.middleware import HtmxDetails
 
@@ -63,7 +63,7 @@ class TenantRequest(HttpRequest):
 
     user: User
     tenant: Tenant
-    tenants: list[Tenant]  # all that this person is a member of, by name
+    memberships: list[Membership]  # all of this person, by the tenant's name
     role: Role
     rights: frozenset[Right]
     projects: frozenset[int] | None
@@ -80,7 +80,7 @@ def tenant_page(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse
         membership = next((one for one in every if one.tenant.slug == tenant_slug), None)
         if membership is None:
             raise Http404
-        request.tenants = [one.tenant for one in every]
+        request.memberships = every
         request.tenant = membership.tenant
         request.role = Role(membership.role)
         request.rights = rights_of(membership)
@@ -107,6 +107,12 @@ def visible_projects(request: TenantRequest) -> QuerySet[Project]:
     """The tenant's projects that this member sees, by name."""
     projects = Project.objects.filter(tenant=request.tenant)
     return projects if request.projects is None else projects.filter(pk__in=request.projects)
+
+
+def memberships_of(user: User, *, named: str = "") -> QuerySet[Membership]:
+    """This person's memberships by the tenant's name; with `named` only of tenants whose name or slug has it."""
+    found = Membership.objects.filter(user=user).select_related("tenant").order_by("tenant__name", "pk")
+    return found.filter(Q(tenant__name__icontains=named) | Q(tenant__slug__icontains=named)) if named else found
 
 
 def tenants_of(user: User) -> list[Tenant]:

@@ -1,11 +1,13 @@
 """Tenants and projects: how they come to be."""
 
+from datetime import datetime, timedelta
+
 from django.db import IntegrityError, transaction
 from django.utils.text import slugify
 
 from . import audit
 from .errors import TenantsError
-from .models import Project, Tenant
+from .models import AuditEntry, Project, Tenant
 
 
 class SlugTaken(TenantsError):
@@ -29,6 +31,12 @@ class ProjectLimitReached(TenantsError):
         super().__init__(f"The plan allows {limit} project(s); {used} exist.")
         self.limit = limit
         self.used = used
+
+
+def opened_lately(*, by: str, now: datetime) -> int:
+    """How many tenants this person opened in the last 24 hours."""
+    since = now - timedelta(days=1)
+    return AuditEntry.objects.filter(actor=by, action="tenant.opened", at__gt=since, at__lte=now).count()
 
 
 def open_tenant(*, name: str, email: str, actor: str, slug: str | None = None) -> Tenant:

@@ -25,9 +25,9 @@ from billing import onboarding
 from dashboard import first_key, invited
 from dashboard.account_adapter import limited
 from dashboard.account_forms import SignInForm, SignUpForm
-from dashboard.pages import LAST_TENANT
+from dashboard.pages import LAST_TENANT, tenant_link
 from tenants import people
-from tenants.access import TenantRequest, tenants_of
+from tenants.access import TenantRequest, memberships_of
 from tenants.models import User
 
 TOO_MANY = 429
@@ -73,11 +73,11 @@ def home(request: HttpRequest) -> HttpResponse:
     """The tenant that was looked at last, else the first; a person without a tenant is told what to do."""
     if not isinstance(request.user, User):
         return redirect("login")
-    slugs = [tenant.slug for tenant in tenants_of(request.user)]
-    if not slugs:
+    own = memberships_of(request.user)
+    last = own.filter(tenant__slug=request.session.get(LAST_TENANT, "")).first() or own.first()
+    if last is None:
         return render(request, "dashboard/no_tenant.html", {"is_demo": settings.SANDBOX})
-    last = request.session.get(LAST_TENANT)
-    return redirect("overview", tenant_slug=last if last in slugs else slugs[0])
+    return redirect(tenant_link(last).address)
 
 
 @limited("signup")
