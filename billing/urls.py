@@ -2,7 +2,7 @@ from django.urls import path
 
 from metering.models import LimitKind
 
-from . import api, invoices_api, keys_api, projects_api, series_api
+from . import api, audit_api, invoices_api, keys_api, projects_api, series_api
 
 urlpatterns = [
     path("usage", api.UsageView.as_view(), name="api-usage"),
@@ -19,5 +19,6 @@ urlpatterns = [
     path("invoices", invoices_api.InvoicesView.as_view(), name="api-invoices"),
     path("invoices/preview", invoices_api.PreviewView.as_view(), name="api-invoice-preview"),
     path("invoices/<slug:invoice_id>", invoices_api.InvoiceView.as_view(), name="api-invoice"),
+    path("audit", audit_api.AuditView.as_view(), name="api-audit"),
     path("explain", invoices_api.ExplainView.as_view(), name="api-explain"),
 ]

@@ -59,6 +59,7 @@ PAGES: tuple[tuple[Promise, tuple[Entry, ...]], ...] = (
             Entry("projects", _("Projects")),
             Entry("keys", _("API keys")),
             Entry("team", _("Team")),
+            Entry("audit", _("Audit log")),
             Entry("settings", _("Settings")),
         ),
     ),

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from allauth.mfa.models import Authenticator
@@ -51,7 +52,7 @@ class Team:
     """The page. Whoever is restricted to some projects sees nobody else."""
 
     members: tuple[Member, ...]
-    paging: "Page[Membership]"
+    paging: "Page[Any]"
     invited: tuple[Invited, ...]
     sees_all: bool
 
@@ -78,19 +79,21 @@ def projects_of(tenant: Tenant) -> list[Project]:
 
 def words(error: TenantsError) -> str:
     """What was refused, and what to do, to people."""
-    if isinstance(error, members.LastOwner):
-        return _("A tenant keeps at least one owner. Make somebody else an owner first; nothing has changed.")
-    if isinstance(error, members.NoMember):
-        return _("This person is no longer a member.")
-    if isinstance(error, members.NotRestrictable):
-        return _("Only developers and viewers are restricted, and to projects of this tenant. Nothing has changed.")
-    if isinstance(error, invitations.AlreadyMember):
-        return _("This address belongs to a member already.")
-    if isinstance(error, invitations.TooManyInvitations):
-        return _("So many invitations were sent in the last 24 hours that no more are sent today. Try again tomorrow.")
-    if isinstance(error, invitations.InvitationOver):
-        return _("This invitation was accepted or withdrawn meanwhile.")
-    return str(error)
+    said = {
+        members.LastOwner: _(
+            "A tenant keeps at least one owner. Make somebody else an owner first; nothing has changed."
+        ),
+        members.NoMember: _("This person is no longer a member."),
+        members.NotRestrictable: _(
+            "Only developers and viewers are restricted, and to projects of this tenant. Nothing has changed."
+        ),
+        invitations.AlreadyMember: _("This address belongs to a member already."),
+        invitations.TooManyInvitations: _(
+            "So many invitations were sent in the last 24 hours that no more are sent today. Try again tomorrow."
+        ),
+        invitations.InvitationOver: _("This invitation was accepted or withdrawn meanwhile."),
+    }
+    return said.get(type(error), str(error))
 
 
 def _member(row: Membership, reader: Membership) -> Member:

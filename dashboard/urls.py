@@ -5,6 +5,7 @@ from django.views.i18n import set_language
 
 from . import account_urls
 from .views import (
+    auditing,
     buying,
     entering,
     exploring,
@@ -52,6 +53,8 @@ urlpatterns = [
         managing.revoke_invitation,
         name="revoke-invitation",
     ),
+    path("t/<slug:tenant_slug>/audit", auditing.audit, name="audit"),
+    path("t/<slug:tenant_slug>/audit.csv", auditing.audit_csv, name="audit-csv"),
     path("t/<slug:tenant_slug>/settings", managing.tenant_settings, name="settings"),
     path("invitations/<str:token>", joining.invitation, name="invitation"),
     path("tenants", joining.tenants, name="tenants"),

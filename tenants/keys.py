@@ -36,6 +36,7 @@ SCOPES = {
     "usage:read": _("Read usage, limits and estimates"),
     "events:write": _("Send events: usage of services that are not called through us"),
     "money:read": _("Read invoices, the next one, and what they are made of"),
+    "audit:read": _("Read who changed what"),
     "limits:write": _("Set the daily cap and the limits of projects and keys"),
     "projects:write": _("Create, rename, archive and restore projects"),
     "keys:write": _("Create, rotate and revoke API keys, with no more scopes than its own"),

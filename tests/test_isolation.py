@@ -12,7 +12,7 @@ from billing.onboarding import Onboarded
 from metering import engine
 from tenants import directory
 from tests.conftest import MakeTenant
-from tests.dashboard.addresses import endpoint_of
+from tests.dashboard.addresses import endpoint_of, invited
 from tests.metering.test_limit_is_exact import attempt, caller_of
 
 SECRET_RECORD = "the-launch-codes-of-acme"
@@ -36,7 +36,9 @@ def addresses(acme: Onboarded) -> list[str]:
     values = {
         "tenant_slug": acme.tenant.slug, "capability": "storage", "key": "secret", "code": "200", "slug": "quota-exceeded",
         "subject": acme.key.project.slug, "project_slug": acme.key.project.slug, "public_id": acme.key.public_id,
-        "prefix": acme.key.prefix, "uidb36": "1", "pk": "1", "invoice_id": "in_of_acme",
+        "member_id": str(acme.tenant.memberships.earliest("created_at").pk), "token": "A" * 43,
+        "invitation_id": str(invited(acme).pk), "prefix": acme.key.prefix, "uidb36": "1", "pk": "1",
+        "invoice_id": "in_of_acme",
         "endpoint_id": str(endpoint_of(acme).pk),
     }  # fmt: skip
     found = [

@@ -7,8 +7,8 @@ from django.utils import timezone
 
 from billing.onboarding import Onboarded
 from dashboard.urls import urlpatterns
-from tenants import endpoints
-from tenants.models import WebhookEndpoint
+from tenants import endpoints, invitations
+from tenants.models import Invitation, Role, WebhookEndpoint
 from tests.billing import mirrored
 
 
@@ -21,6 +21,19 @@ def endpoint_of(owned: Onboarded) -> WebhookEndpoint:
     )
 
 
+def invited(owned: Onboarded) -> Invitation:
+    """An open invitation of the tenant."""
+    found = owned.tenant.invitations.first()
+    return found or invitations.invite(
+        tenant=owned.tenant,
+        email="carol@hooli.example",
+        role=Role.VIEWER,
+        project_ids=None,
+        actor="test",
+        now=timezone.now(),
+    )
+
+
 # What stands in an address beside the tenant, by its name there: something of the tenant's own that exists.
 VALUES: dict[str, Callable[[Onboarded], object]] = {
     "tenant_slug": lambda owned: owned.tenant.slug,
@@ -28,6 +41,8 @@ VALUES: dict[str, Callable[[Onboarded], object]] = {
     "project_slug": lambda owned: owned.key.project.slug,
     "public_id": lambda owned: owned.key.public_id,
     "endpoint_id": lambda owned: endpoint_of(owned).pk,
+    "member_id": lambda owned: owned.tenant.memberships.get(user=owned.user).pk,
+    "invitation_id": lambda owned: invited(owned).pk,
 }
 
 
