@@ -41,6 +41,7 @@ SCOPE_RIGHTS = {
     "usage:read": Right.SEE_WHOLE,
     "events:write": Right.SEE_WHOLE,
     "money:read": Right.SEE_MONEY,
+    "audit:read": Right.SEE_AUDIT,
     "limits:write": Right.CHANGE_MONEY,
     "projects:write": Right.SEE_WHOLE,
     "keys:write": Right.SEE_WHOLE,

@@ -25,6 +25,10 @@ INVALID = 422
 View = Callable[..., HttpResponse]
 
 
+def _may_change(request: TenantRequest) -> bool:
+    return Right.CHANGE_TEAM in request.rights
+
+
 def owners_form(view: View) -> View:
     """The view gets forms that owners posted; whatever is refused is told on the team page. Below `tenant_page`."""
 
@@ -69,7 +73,7 @@ def _team(request: TenantRequest, form: InviteForm) -> HttpResponse:
         number=request.GET.get("page", ""),
         now=timezone.now(),
     )
-    context = {"account": account_of(request), "page": page, "form": form}
+    context = {"account": account_of(request), "page": page, "form": form, "may_change": _may_change(request)}
     return render_page(request, "dashboard/team.html", "content", context)
 
 
@@ -197,5 +201,10 @@ def tenant_settings(request: TenantRequest) -> HttpResponse:
 
 
 def _settings(request: TenantRequest, form: SettingsForm) -> HttpResponse:
-    context = {"account": account_of(request), "form": form, "told": notices.recipients(request.tenant)}
+    context = {
+        "account": account_of(request),
+        "form": form,
+        "told": notices.recipients(request.tenant),
+        "may_change": _may_change(request),
+    }
     return render_page(request, "dashboard/settings.html", "content", context)
