@@ -93,7 +93,7 @@ def test_nobody_gives_more_than_they_may(db: None, make_tenant: MakeTenant, now:
     ("role", "is_restricted", "missing"),
     [
         (Role.OWNER, False, set()),
-        (Role.DEVELOPER, False, {"limits:write", "money:read"}),
+        (Role.DEVELOPER, False, {"limits:write", "money:read", "audit:read"}),
         (Role.DEVELOPER, True, set(keys.SCOPES) - {"calls"}),
         (Role.BILLING, False, set(keys.SCOPES)),
         (Role.VIEWER, False, set(keys.SCOPES)),
