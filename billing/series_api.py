@@ -77,6 +77,12 @@ def asked_of(kind: type[serializers.Serializer[dict[str, Any]]], parameters: Map
     return dict(asked.validated_data)
 
 
+def refused(error: serializers.ValidationError) -> series.QueryRefused:
+    """The same error as the domain tells it."""
+    detail = error.detail if isinstance(error.detail, dict) else {}
+    return series.QueryRefused(**{f"{name}_": str(next(iter(texts))) for name, texts in detail.items()})
+
+
 class SeriesView(ManagementView):
     """`GET /api/v1/usage/series`: usage over time. By default the running period by day.
 

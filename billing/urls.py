@@ -2,11 +2,13 @@ from django.urls import path
 
 from metering.models import LimitKind
 
-from . import api, audit_api, invoices_api, keys_api, projects_api, series_api
+from . import api, audit_api, calls_api, invoices_api, keys_api, projects_api, series_api
 
 urlpatterns = [
     path("usage", api.UsageView.as_view(), name="api-usage"),
     path("usage/series", series_api.SeriesView.as_view(), name="api-usage-series"),
+    path("calls", calls_api.CallsView.as_view(), name="api-calls"),
+    path("calls/<uuid:call_id>", calls_api.CallView.as_view(), name="api-call"),
     path("limits", api.LimitsView.as_view(), name="api-limits"),
     path("limits/day", api.OwnLimitView.as_view(kind=LimitKind.DAY), name="api-limit-day"),
     path("limits/projects/<slug:subject>", api.OwnLimitView.as_view(kind=LimitKind.PROJECT), name="api-limit-project"),

@@ -15,7 +15,7 @@ from rest_framework.serializers import ValidationError
 from billing import series
 from billing.models import Account
 from billing.running import running
-from billing.series_api import SeriesQuery, asked_of
+from billing.series_api import SeriesQuery, asked_of, refused
 from metering import periods, usage
 from metering.models import UsageMonth
 from metering.periods import Period
@@ -102,8 +102,7 @@ def read(
     try:
         values = asked_of(SeriesQuery, asked)
     except ValidationError as error:
-        detail = error.detail if isinstance(error.detail, dict) else {}
-        raise series.QueryRefused(**{f"{name}_": str(next(iter(texts))) for name, texts in detail.items()}) from None
+        raise refused(error) from None
     if values.get("show") == "money" and not reader.may_see_money:
         raise series.QueryRefused(show=_("Your role does not see amounts."))
     longest = dict.fromkeys(usage.Granularity, series.THIRTEEN_MONTHS) if is_export else series.LONGEST_RANGE
@@ -118,8 +117,8 @@ def explorer(*, account: Account, asked: Mapping[str, str], reader: Reader, now:
     errors: Mapping[str, str] = {}
     try:
         query = read(account=account, asked=asked, reader=reader, now=now, known=known)
-    except series.QueryRefused as refused:
-        errors = refused.errors
+    except series.QueryRefused as error:
+        errors = error.errors
         query = series.query(
             account=account, asked=usage_filters.USUAL, now=now, project_ids=reader.project_ids, known=known
         )
@@ -147,7 +146,7 @@ def explorer(*, account: Account, asked: Mapping[str, str], reader: Reader, now:
         compares=query.period is not None,
         command=command(asked),
         found=_found(look, points, groups, page) if groups else None,
-        first_call=None if errors or groups or _was_ever_used(account) else first_call(account.tenant),
+        first_call=None if errors or groups or was_ever_used(account) else first_call(account.tenant),
     )
 
 
@@ -155,20 +154,25 @@ def _day(span: Period, now: datetime) -> str:
     return _("day %(day)d of %(days)d") % {"day": (now - span.start).days + 1, "days": span.days}
 
 
-def _was_ever_used(account: Account) -> bool:
+def was_ever_used(account: Account) -> bool:
     return UsageMonth.objects.filter(tenant=account.tenant).exists()
 
 
 def _capabilities(query: series.Query, groups: list[usage.Group]) -> set[str]:
-    """The names to choose from: of what was used in the range. Others are asked for once a minute; a name is rarely new."""
+    """The names to choose from: of what was used in the range."""
     used = {group.name for group in groups} if query.group_by is GroupBy.CAPABILITY else set()
     if used and query.scope.capability is None:
         return used
-    scope = replace(query.scope, capability=None, project_id=None, key_id=None, outcome=None, period_start=None)
+    return used | capabilities(
+        replace(query.scope, capability=None, project_id=None, key_id=None, outcome=None, period_start=None)
+    )
+
+
+def capabilities(scope: usage.Scope) -> set[str]:
+    """The names of what was used, asked for once a minute: a name is rarely new."""
     readers = "all" if scope.project_ids is None else sorted(scope.project_ids)
     key = hashlib.sha256(f"{scope.tenant_id} {scope.start} {scope.end} {readers}".encode()).hexdigest()
-    found: set[str] = cache.get_or_set(f"capabilities-{key}", lambda: usage.capabilities(scope), MINUTE) or set()
-    return used | found
+    return cache.get_or_set(f"capabilities-{key}", lambda: usage.capabilities(scope), MINUTE) or set()
 
 
 def command(asked: Mapping[str, str]) -> str:

@@ -47,6 +47,13 @@ def since(at: datetime, now: datetime) -> SafeString:
     return _element(at, "H:i" if is_today else _pattern(", H:i"))
 
 
+def precise(at: datetime) -> SafeString:
+    """1 Nov, 13:58:02.417: for lists, below a heading that says UTC."""
+    utc = at.astimezone(UTC)
+    text = f"{dateformat.format(utc, _pattern(', H:i:s'))}.{utc.microsecond // 1000:03d}"
+    return format_html('<time datetime="{}">{}</time>', machine(utc), text)
+
+
 def span(period: Period) -> SafeString:
     """Both ends of a period: 1 Nov - 1 Dec 2026 (UTC), with the time of day where it is not midnight."""
     start, end = period.start.astimezone(UTC), period.end.astimezone(UTC)

@@ -41,6 +41,7 @@ PAGES: tuple[tuple[Promise, tuple[Entry, ...]], ...] = (
         (
             Entry("overview", _("Overview")),
             Entry("usage", _("Usage")),
+            Entry("calls", _("Calls")),
             Entry("trends", _("Trends")),
         ),
     ),
@@ -65,6 +66,7 @@ PAGES: tuple[tuple[Promise, tuple[Entry, ...]], ...] = (
     ),
 )
 BELOW = {
+    "call": "calls",
     "why": "invoice",
     "invoice-detail": "invoices",
     "member": "team",

@@ -18,6 +18,7 @@ from .views import (
     projecting,
     reading,
     starting,
+    tracing,
 )
 
 urlpatterns = [
@@ -26,6 +27,9 @@ urlpatterns = [
     path("t/<slug:tenant_slug>/", reading.overview, name="overview"),
     path("t/<slug:tenant_slug>/usage", exploring.usage, name="usage"),
     path("t/<slug:tenant_slug>/usage.csv", exploring.usage_csv, name="usage-csv"),
+    path("t/<slug:tenant_slug>/calls", tracing.calls, name="calls"),
+    path("t/<slug:tenant_slug>/calls.csv", tracing.calls_csv, name="calls-csv"),
+    path("t/<slug:tenant_slug>/calls/<uuid:call_id>", tracing.call, name="call"),
     path("t/<slug:tenant_slug>/trends", reading.trends, name="trends"),
     path("t/<slug:tenant_slug>/invoice", reading.invoice, name="invoice"),
     path("t/<slug:tenant_slug>/invoices", money.invoices, name="invoices"),

@@ -99,14 +99,14 @@ def fields(
         _select("granularity", _("By"), GRANULARITIES, query.get("granularity", "")),
         _select("group_by", _("Grouped by"), GROUPS, query.get("group_by", "")),
         _select("capability", _("Capability"), [every, *((name, name) for name in names)], query.get("capability", "")),
-        _subject("project", _("Project"), [(one.slug, one.name) for one in known.projects], query),
-        _subject("key", _("API key"), [(one.prefix, f"{one.name} ({one})") for one in known.keys], query),
+        subject("project", _("Project"), [(one.slug, one.name) for one in known.projects], query),
+        subject("key", _("API key"), [(one.prefix, f"{one.name} ({one})") for one in known.keys], query),
         _select("outcome", _("Outcome"), OUTCOMES, query.get("outcome", "")),
     ]
     if may_see_money:
         shows = (("calls", _("Calls")), ("money", _("Money")))
         found.append(_select("show", _("Show"), shows, query.get("show", "")))
-    return tuple(_with_error(field, errors) for field in found)
+    return tuple(with_error(field, errors) for field in found)
 
 
 def _end(end: datetime) -> str:
@@ -114,7 +114,7 @@ def _end(end: datetime) -> str:
     return f"{end:%Y-%m-%d}"
 
 
-def _with_error(field: Field, errors: Mapping[str, str]) -> Field:
+def with_error(field: Field, errors: Mapping[str, str]) -> Field:
     if field.name not in errors:
         return field
     return Field(field.name, field.label, field.value, field.choices, field.type, errors[field.name])
@@ -142,6 +142,11 @@ def _between(period: Period) -> str:
     return f"{dateformat.format(period.start, f'j M{year}')} \N{EN DASH} {dateformat.format(period.end, 'j M Y')}"
 
 
+def select(name: str, label: str, choices: Iterable[tuple[str, Any]], query: Mapping[str, str]) -> Field:
+    """A field with these choices, at what the address says."""
+    return _select(name, label, choices, query.get(name, ""))
+
+
 def _select(name: str, label: str, choices: Iterable[tuple[str, Any]], value: str) -> Field:
     options = [(option, str(text)) for option, text in choices]
     if value not in {option for option, _text in options}:
@@ -149,7 +154,7 @@ def _select(name: str, label: str, choices: Iterable[tuple[str, Any]], value: st
     return Field(name, label, value, tuple(Choice(option, text, option == value) for option, text in options))
 
 
-def _subject(name: str, label: str, choices: Sequence[tuple[str, str]], query: Mapping[str, str]) -> Field:
+def subject(name: str, label: str, choices: Sequence[tuple[str, str]], query: Mapping[str, str]) -> Field:
     """A select, or an input where there are too many to choose from."""
     value = query.get(name, "")
     if len(choices) > MOST_CHOICES:

@@ -77,6 +77,11 @@ def moment(at: datetime) -> SafeString:
 
 
 @register.filter
+def precise(at: datetime) -> SafeString:
+    return instants.precise(at)
+
+
+@register.filter
 def span(period: Period) -> SafeString:
     return instants.span(period)
 
