@@ -36,6 +36,7 @@ class Line:
     row: Row
     project: str
     key: str
+    prefix: str
     result: str
     is_refused: bool
     is_billed: bool
@@ -103,12 +104,13 @@ def calls(*, account: Account, asked: Mapping[str, str], cursor: str, reader: Re
 
 def _line(row: Row, known: series.Known) -> Line:
     project = next((one.name for one in known.projects if one.pk == row.project_id), "")
-    key = next((f"{one.name} ({one})" for one in known.keys if one.pk == row.key_id), "")
+    key = next((one for one in known.keys if one.pk == row.key_id), None)
     deleted = _("deleted (%(number)s)")
     return Line(
         row,
         project or deleted % {"number": row.project_id},
-        key or deleted % {"number": row.key_id},
+        key.name if key else deleted % {"number": row.key_id},
+        str(key) if key else "",
         call_words.result(row),
         row.outcome == Outcome.REFUSED,
         row.outcome == Outcome.BILLABLE,

@@ -47,6 +47,7 @@ class Found:
     figure: Figure
     table: Table
     breakdown: breakdown.Breakdown | None
+    is_free: bool  # asked for money, and there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +206,12 @@ def _found(look: Look, points: list[series.Point], groups: list[usage.Group], pa
         rows = breakdown.breakdown(
             groups=groups, before=_before(look), group_by=group_by, known=labels, series=sheet.series
         )
-    return Found(figure(sheet), table(sheet, shows_all=shows_all, page=page), rows and _linked(rows, look))
+    return Found(
+        figure(sheet),
+        table(sheet, shows_all=shows_all, page=page),
+        rows and _linked(rows, look),
+        query.shows_money and not found.total,
+    )
 
 
 def _starts(look: Look) -> list[datetime]:
