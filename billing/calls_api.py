@@ -86,7 +86,7 @@ def filter_of(
     outcome = series.OUTCOMES[asked["outcome"]] if asked.get("outcome") else None
     subjects = series.subject_ids(account=account, asked=asked, project_ids=project_ids, known=known)
     kept = call_log.kept_from()
-    start = min(max(start, kept or end), end)
+    start = min(max(start, kept), end) if kept else start
     return Filter(
         account.tenant_id, start, end, kept_from=kept, outcome=outcome, status=int(status.replace("xx", "00")) if status else None,
         is_class=status.endswith("xx"), project_ids=project_ids, **subjects,

@@ -140,7 +140,9 @@ CACHES = {
         "BACKEND": "django.core.cache.backends.db.DatabaseCache",
         "LOCATION": "tenants_cache",
         "OPTIONS": {"MAX_ENTRIES": 100_000},  # beyond, the expired ones go
-    }
+    },
+    # What a process may remember for a minute by itself, such as the names that a filter offers.
+    "process": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
 }
 
 # -- People ----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The calls page: single calls, found by id, key, project, capability, outcome, status and time. The API answers the same query."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import quote, urlencode
@@ -21,8 +21,8 @@ from metering.models import Adjustment, AdjustmentKind, Outcome
 from metering.periods import Period
 
 from . import call_words, usage_filters
-from .explorer import Counted, Reader, capabilities, was_ever_used
-from .overview import FirstCall, first_call
+from .explorer import Counted, Reader, capabilities, first_of
+from .overview import FirstCall
 from .usage_filters import Field
 
 QUERY = ("id", "from", "to", "capability", "project", "key", "outcome", "status")
@@ -84,13 +84,16 @@ def calls(*, account: Account, asked: Mapping[str, str], cursor: str, reader: Re
         page = page if errors else call_log.page(wanted, before=before)
     except series.QueryRefused as error:
         errors |= error.errors
+    names = capabilities(
+        usage.Scope(wanted.tenant_id, periods.hour_of(wanted.start), wanted.end, project_ids=wanted.project_ids)
+    )
     address = urlencode(asked)
     older = urlencode({**asked, "cursor": calls_api.cursor_of(page.after)}) if page.after else ""
     sent_to = running(account=account, period=known.periods[-1]).sent_to
     return Calls(
         statement=Counted(Period(wanted.start, wanted.end), known.as_of, sent_to),
         day="",
-        fields=_fields(asked, wanted, known, errors),
+        fields=_fields(asked, wanted, known, names, errors),
         errors=tuple(errors.values()),
         address=address,
         lines=tuple(_line(row, known) for row in page.rows),
@@ -98,7 +101,7 @@ def calls(*, account: Account, asked: Mapping[str, str], cursor: str, reader: Re
         is_first=before is None,
         kept_from=wanted.kept_from,
         kept_days=settings.CALL_LOG_DAYS,
-        first_call=None if asked or page.rows or was_ever_used(account) else first_call(account.tenant),
+        first_call=None if asked or names or page.rows else first_of(account, reader),
     )
 
 
@@ -118,18 +121,16 @@ def _line(row: Row, known: series.Known) -> Line:
 
 
 def _fields(
-    asked: Mapping[str, str], wanted: Filter, known: series.Known, errors: Mapping[str, str]
+    asked: Mapping[str, str], wanted: Filter, known: series.Known, names: Iterable[str], errors: Mapping[str, str]
 ) -> tuple[Field, ...]:
     every = ("", _("All"))
-    start = periods.hour_of(wanted.start)
-    names = sorted(capabilities(usage.Scope(wanted.tenant_id, start, wanted.end, project_ids=wanted.project_ids)))
     projects = [(one.slug, one.name) for one in known.projects]
     keys = [(one.prefix, f"{one.name} ({one})") for one in known.keys]
     found = (
         Field("id", _("Call id"), asked.get("id", "")),
         Field("from", _("From (UTC)"), asked.get("from", f"{wanted.start:%Y-%m-%d}"), type="date"),
         Field("to", _("To, not included (UTC)"), asked.get("to", f"{wanted.end:%Y-%m-%d}"), type="date"),
-        usage_filters.select("capability", _("Capability"), [every, *((name, name) for name in names)], asked),
+        usage_filters.select("capability", _("Capability"), [every, *((name, name) for name in sorted(names))], asked),
         usage_filters.subject("project", _("Project"), projects, asked),
         usage_filters.subject("key", _("API key"), keys, asked),
         usage_filters.select("outcome", _("Outcome"), usage_filters.OUTCOMES, asked),

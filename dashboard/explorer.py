@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from urllib.parse import urlencode
 
 from django.conf import settings
-from django.core.cache import cache
+from django.core.cache import caches
+from django.db.models import Q
 from django.utils.translation import gettext as _
 from rest_framework.serializers import ValidationError
 
@@ -17,7 +18,7 @@ from billing.models import Account
 from billing.running import running
 from billing.series_api import SeriesQuery, asked_of, refused
 from metering import periods, usage
-from metering.models import UsageMonth
+from metering.models import Quota
 from metering.periods import Period
 from metering.usage import GroupBy
 
@@ -147,7 +148,7 @@ def explorer(*, account: Account, asked: Mapping[str, str], reader: Reader, now:
         compares=query.period is not None,
         command=command(asked),
         found=_found(look, points, groups, page) if groups else None,
-        first_call=None if errors or groups or was_ever_used(account) else first_call(account.tenant),
+        first_call=None if errors or groups else first_of(account, reader),
     )
 
 
@@ -155,8 +156,14 @@ def _day(span: Period, now: datetime) -> str:
     return _("day %(day)d of %(days)d") % {"day": (now - span.start).days + 1, "days": span.days}
 
 
+def first_of(account: Account, reader: Reader) -> FirstCall | None:
+    """How to make the first call, as long as none was made; it names a key, so only who sees all projects is told."""
+    return None if reader.project_ids is not None or was_ever_used(account) else first_call(account.tenant)
+
+
 def was_ever_used(account: Account) -> bool:
-    return UsageMonth.objects.filter(tenant=account.tenant).exists()
+    quotas = Quota.objects.filter(tenant=account.tenant).order_by()
+    return quotas.filter(Q(used__gt=0) | Q(failed__gt=0) | Q(refused__gt=0)).exists()
 
 
 def _capabilities(query: series.Query, groups: list[usage.Group]) -> set[str]:
@@ -173,7 +180,7 @@ def capabilities(scope: usage.Scope) -> set[str]:
     """The names of what was used, asked for once a minute: a name is rarely new."""
     readers = "all" if scope.project_ids is None else sorted(scope.project_ids)
     key = hashlib.sha256(f"{scope.tenant_id} {scope.start} {scope.end} {readers}".encode()).hexdigest()
-    return cache.get_or_set(f"capabilities-{key}", lambda: usage.capabilities(scope), MINUTE) or set()
+    return caches["process"].get_or_set(f"capabilities-{key}", lambda: usage.capabilities(scope), MINUTE) or set()
 
 
 def command(asked: Mapping[str, str]) -> str:

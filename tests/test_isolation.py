@@ -10,6 +10,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 
 from billing.onboarding import Onboarded
 from metering import engine
+from metering.models import Call
 from tenants import directory
 from tests.conftest import MakeTenant
 from tests.dashboard.addresses import endpoint_of, invited
@@ -40,6 +41,7 @@ def addresses(acme: Onboarded) -> list[str]:
         "invitation_id": str(invited(acme).pk), "prefix": acme.key.prefix, "uidb36": "1", "pk": "1",
         "invoice_id": "in_of_acme",
         "endpoint_id": str(endpoint_of(acme).pk),
+        "call_id": str(Call.objects.filter(tenant=acme.tenant).latest("occurred_at").id),
     }  # fmt: skip
     found = [
         "/" + PARAMETER.sub(lambda match: values[match[1] or match[2]], route)

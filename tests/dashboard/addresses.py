@@ -11,6 +11,8 @@ from tenants import endpoints, invitations
 from tenants.models import Invitation, Role, WebhookEndpoint
 from tests.billing import mirrored
 
+from .conftest import add_call
+
 
 def endpoint_of(owned: Onboarded) -> WebhookEndpoint:
     """The tenant's webhook endpoint, made when there is none."""
@@ -43,6 +45,7 @@ VALUES: dict[str, Callable[[Onboarded], object]] = {
     "endpoint_id": lambda owned: endpoint_of(owned).pk,
     "member_id": lambda owned: owned.tenant.memberships.get(user=owned.user).pk,
     "invitation_id": lambda owned: invited(owned).pk,
+    "call_id": lambda owned: add_call(owned.key, timezone.now()),
 }
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
@@ -15,6 +16,7 @@ from django.utils import timezone
 from billing.onboarding import Onboarded
 from metering import periods
 from metering.models import Allowance
+from metering.recorder import call_id as new_call_id
 from tenants.models import ApiKey, Project, Role, Tenant, User
 from tests.billing.conftest import prices, stripe, subscribe
 
@@ -57,6 +59,30 @@ def add_usage(
     with connection.cursor() as cursor:
         cursor.execute(ADD_HOUR, values)
         cursor.execute(ADD_USED, values)
+
+
+ADD_CALL = """
+INSERT INTO metering_call (tenant_id, occurred_at, id, project_id, api_key_id, capability, outcome, reason, status, calls, units,
+                           latency_us, batch_id)
+VALUES (%(tenant)s, %(at)s, %(id)s, %(project)s, %(key)s, %(capability)s, %(outcome)s, %(reason)s, %(status)s, %(calls)s, %(units)s,
+        12345, %(id)s)
+"""
+
+
+def add_call(
+    key: ApiKey, at: datetime, *, outcome: str = "billable", status: int = 200, reason: str = "", calls: int = 1
+) -> UUID:
+    """This call is in the log, the rollup and the quota; returns its id."""
+    counted: dict[str, Any] = {outcome: calls}
+    add_usage(key, at, capability="storage", **counted)
+    call_id = UUID(new_call_id(at.timestamp()))
+    values: dict[str, Any] = {
+        "tenant": key.tenant_id, "at": at, "id": call_id, "project": key.project_id, "key": key.pk, "capability": "storage",
+        "outcome": outcome, "reason": reason, "status": status, "calls": calls, "units": calls if outcome == "billable" else 0,
+    }  # fmt: skip
+    with connection.cursor() as cursor:
+        cursor.execute(ADD_CALL, values)
+    return call_id
 
 
 def add_days(

@@ -23,7 +23,17 @@ from tests.conftest import ROOT
 
 from .conftest import MIDDLE, Visit, Visitor, add_days, add_usage
 
-EVERY_PAGE = ("", "usage", "usage?by=project", "usage?by=key", "trends", "invoice", "plan", "limits")
+EVERY_PAGE = (
+    "",
+    "usage",
+    "usage?group_by=project",
+    "usage?group_by=key",
+    "calls",
+    "trends",
+    "invoice",
+    "plan",
+    "limits",
+)
 HTMX = {"HX-Request": "true"}
 
 
@@ -264,7 +274,7 @@ def test_htmx_gets_the_region_and_everybody_else_the_page(visit: Visit, name: st
     assert "<!doctype html>" in back.content.decode()
 
 
-@pytest.mark.parametrize("name", ["", "usage", "usage?by=key"])
+@pytest.mark.parametrize("name", ["", "usage", "usage?group_by=key"])
 def test_a_poll_asks_few_questions(visit: Visit, name: str, django_assert_max_num_queries: Any) -> None:
     acme = busy(visit)
     with django_assert_max_num_queries(12):
