@@ -47,6 +47,13 @@ def test_programs_and_operators_are_answered_in_english(client: Client, address:
 def test_a_german_page_has_german_words_dates_and_amounts(visit: Visit) -> None:
     acme = visit(plan="launch")
     text = acme.page(headers=GERMAN)
-    for word in ("Übersicht", "Kosten bisher", "Inklusive Aufrufe", "19,00\N{NO-BREAK SPACE}$", "von 100.000", "Gezählt bis"):
+    for word in (
+        "Übersicht",
+        "Kosten bisher",
+        "Inklusive Aufrufe",
+        "19,00\N{NO-BREAK SPACE}$",
+        "von 100.000",
+        "Gezählt bis",
+    ):
         assert word in text, word
     assert "Overview" not in text

@@ -80,7 +80,7 @@ def test_with_three_of_ten_requests_failing_each_unit_is_at_stripe_once(
     fail(story, seed=7)
     for number in range(windows // count):
         for one in tenants:
-            use(one, chance.randint(1, 99), at=one.now + timedelta(seconds=chance.randint(0, 3_599)))
+            use(one, chance.randint(1, 99), at=whole_hour(one) + timedelta(seconds=chance.randint(0, 3_599)))
         if number and chance.random() < 0.2:  # a flush that commits late
             use(story, 1, at=story.now - chance.randint(1, min(number, 9)) * HOUR)
         story.move(HOUR)
