@@ -139,6 +139,7 @@ def be(tenant: Tenant, role: Role, *, projects: Iterable[Project] | None = None)
     membership = tenant.memberships.earliest("created_at")
     membership.role, membership.is_restricted = role, projects is not None
     membership.save(update_fields=["role", "is_restricted"])
+    membership.seen.all().delete()
     for project in projects or ():
         membership.seen.create(tenant=tenant, project=project)
 

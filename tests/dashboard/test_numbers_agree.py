@@ -132,7 +132,7 @@ def history(committed: None, make_tenant: MakeTenant, now: datetime) -> History:
 
 
 def test_page_api_csv_and_ledger_say_the_same(history: History, call: Callable[..., Any]) -> None:
-    @settings(max_examples=12, deadline=None)
+    @settings(max_examples=8, deadline=None)
     @given(asked=FILTERS)
     def check(asked: dict[str, Any]) -> None:
         query = {name: str(value) for name, value in asked.items() if name not in {"range", "key"}}
