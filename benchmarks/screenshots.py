@@ -76,6 +76,7 @@ def main() -> int:
             shoot(page, name, path, options.into, widths)
         page.set_viewport_size({"width": 1440, "height": 900})
         sign_in(page, tenant)
+        page.goto(f"/t/{tenant['slug']}/")
         pages = menu(page) | {name: path for name, path in {"states": "/sandbox/states"}.items() if name in wanted}
         for name, path in pages.items():
             if not wanted or name in wanted:

@@ -5,10 +5,11 @@ from typing import Any
 
 from django.conf import settings
 from django.urls import reverse
-from django.utils import dateformat
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
+
+from . import instants
 
 SAID = {  # by allauth's name of the message; what is not here is not said, for the page shows it
     "account/messages/password_changed.txt": gettext_lazy("Your password has been changed."),
@@ -89,7 +90,7 @@ def _signed(*parts: str) -> str:
 def _changed(name: str, context: dict[str, Any]) -> Letter:
     subject, sentence = CHANGED[name]
     when = _("When: %(when)s (UTC). From: %(ip)s, %(agent)s.") % {
-        "when": dateformat.format(context["timestamp"], "j M Y, H:i"), "ip": context["ip"], "agent": context["user_agent"],
+        "when": instants.text(context["timestamp"], " Y, H:i"), "ip": context["ip"], "agent": context["user_agent"],
     }  # fmt: skip
     return Letter(str(subject), _signed(str(sentence), when, _not_you()))
 

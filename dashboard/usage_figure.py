@@ -12,7 +12,7 @@ from metering import periods
 from metering.periods import Period
 from metering.usage import Granularity
 
-from . import charts, formatting
+from . import charts, formatting, instants
 from .daily import Figure, Key, series_label
 from .usage_numbers import Numbers
 
@@ -99,14 +99,15 @@ def _stacks(sheet: Sheet, step: int) -> Iterator[charts.Stack]:
 
 
 def bucket_name(at: datetime, granularity: Granularity) -> str:
-    patterns = {Granularity.HOUR: "j M, H:i", Granularity.DAY: "j M", Granularity.MONTH: "M Y"}
-    return dateformat.format(at, patterns[granularity])
+    if granularity is Granularity.MONTH:
+        return dateformat.format(at, "M Y")
+    return instants.text(at, ", H:i" if granularity is Granularity.HOUR else "")
 
 
 def _tick(at: datetime, granularity: Granularity) -> tuple[str, str]:
     """What is written below a column, and what it is part of, written where that changes."""
     if granularity is Granularity.HOUR:
-        return dateformat.format(at, "H:i"), dateformat.format(at, "j M")
+        return dateformat.format(at, "H:i"), instants.text(at)
     if granularity is Granularity.DAY:
         return str(at.day), dateformat.format(at, "M")
     return dateformat.format(at, "M"), dateformat.format(at, "y")

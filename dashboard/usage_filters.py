@@ -6,13 +6,14 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from django.utils import dateformat
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from billing.series import Known
 from metering.periods import Period
 from metering.usage import GroupBy
+
+from . import instants
 
 PERIOD, START, END = "period", "from", "to"
 CURRENT, RANGE = "current", "range"
@@ -139,7 +140,7 @@ def instant(at: datetime) -> str:
 
 def _between(period: Period) -> str:
     year = "" if period.start.year == period.end.year else " Y"
-    return f"{dateformat.format(period.start, f'j M{year}')} \N{EN DASH} {dateformat.format(period.end, 'j M Y')}"
+    return f"{instants.text(period.start, year)} \N{EN DASH} {instants.text(period.end, ' Y')}"
 
 
 def select(name: str, label: str, choices: Iterable[tuple[str, Any]], query: Mapping[str, str]) -> Field:
