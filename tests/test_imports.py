@@ -20,7 +20,7 @@ MAY_IMPORT = {
 ENTRY_POINTS = {
     "api", "views", "tasks", "webhooks", "throttles", "middleware", "decorators", "checks", "admin", "urls",
     "authentication", "apps", "webhook_urls", "managed_api", "projects_api", "keys_api", "invoices_api", "series_api",
-    "audit_api",
+    "audit_api", "calls_api",
 }  # fmt: skip
 
 
