@@ -1,10 +1,11 @@
 """Pictures of every page of a running demo, in both themes at three widths: `python -m benchmarks.screenshots --demo var/demo`.
 
 The pages are those of the menu, so a new one is in the next set. With `--only overview,plan` just those; with `--language de`
-the pages speak German.
+the pages speak German; with `--webp` each picture is a tenth of the size: `docs/images` has a few of those.
 """
 
 import argparse
+import base64
 import json
 import shutil
 import sys
@@ -15,6 +16,12 @@ from playwright.sync_api import BrowserContext, Page, sync_playwright
 
 WIDTHS = (360, 768, 1440)
 SCHEMES = ("light", "dark")
+TO_WEBP = """async source => {
+  const image = new Image(); image.src = source; await image.decode();
+  const canvas = document.createElement("canvas"); canvas.width = image.width; canvas.height = image.height;
+  canvas.getContext("2d").drawImage(image, 0, 0);
+  return canvas.toDataURL("image/webp", 0.9);
+}"""
 OUTSIDE = {"login": "/login", "signup": "/signup", "problem": "/problems/payment-required"}
 
 
@@ -30,6 +37,14 @@ def menu(page: Page) -> dict[str, str]:
     """Name and path of each page of the menu."""
     paths = page.locator("nav.side a").evaluate_all("links => links.map(link => new URL(link.href).pathname)")
     return {path.rsplit("/", 1)[1] or "overview": path for path in paths}
+
+
+def smaller(page: Page, picture: Path) -> None:
+    """The PNG is a WebP instead, made by the browser itself."""
+    source = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
+    made = page.evaluate(TO_WEBP, source)
+    picture.with_suffix(".webp").write_bytes(base64.b64decode(made.split(",", 1)[1]))
+    picture.unlink()
 
 
 def shoot(page: Page, name: str, path: str, into: Path, widths: tuple[int, ...]) -> None:
@@ -62,6 +77,7 @@ def main() -> int:
     parser.add_argument("--only", default="")
     parser.add_argument("--widths", default=",".join(map(str, WIDTHS)))
     parser.add_argument("--language", default="en")
+    parser.add_argument("--webp", action="store_true")
     options = parser.parse_args()
     demo = json.loads((options.demo / "demo.json").read_text())
     tenant = next(one for one in demo["tenants"] if one["slug"] == options.tenant)
@@ -81,6 +97,10 @@ def main() -> int:
         for name, path in pages.items():
             if not wanted or name in wanted:
                 shoot(page, name, path, options.into, widths)
+        if options.webp:
+            blank = browser.new_page()
+            for picture in sorted(options.into.glob("*.png")):
+                smaller(blank, picture)
         browser.close()
     return 0
 

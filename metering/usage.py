@@ -336,14 +336,18 @@ def by_period(*, tenant_id: UUID, wanted: Sequence[periods.Period]) -> dict[peri
     return {period: {name: total for name, (total, _) in parts.items()} for period, parts in found.items()}
 
 
+# Each hour is added once, to what was reached or to the rest. Seconds, because adding days asks for the time zone at each row.
 SO_FAR = """
 SELECT period_start, capability, sum(billable), sum(units), sum(failed), sum(refused),
-       coalesce(sum(billable) FILTER (WHERE hour < period_start + %(reached)s), 0),
-       coalesce(sum(units) FILTER (WHERE hour < period_start + %(reached)s), 0),
-       coalesce(sum(failed) FILTER (WHERE hour < period_start + %(reached)s), 0),
-       coalesce(sum(refused) FILTER (WHERE hour < period_start + %(reached)s), 0)
-FROM metering_usage_hour
-WHERE tenant_id = %(tenant)s AND hour >= %(first)s AND hour < %(last)s AND period_start = ANY(%(starts)s) GROUP BY 1, 2
+       coalesce(sum(billable) FILTER (WHERE is_reached), 0), coalesce(sum(units) FILTER (WHERE is_reached), 0),
+       coalesce(sum(failed) FILTER (WHERE is_reached), 0), coalesce(sum(refused) FILTER (WHERE is_reached), 0)
+FROM (
+    SELECT period_start, capability, hour < period_start + make_interval(secs => %(reached)s) AS is_reached,
+           sum(billable) AS billable, sum(units) AS units, sum(failed) AS failed, sum(refused) AS refused
+    FROM metering_usage_hour
+    WHERE tenant_id = %(tenant)s AND hour >= %(first)s AND hour < %(last)s AND period_start = ANY(%(starts)s)
+    GROUP BY 1, 2, 3
+) AS part GROUP BY 1, 2
 """
 
 
@@ -356,8 +360,8 @@ def so_far(
     if not wanted:
         return found
     values: dict[str, Any] = {
-        "tenant": tenant_id, "reached": reached, "first": periods.hour_of(min(wanted).start), "last": max(wanted).end,
-        "starts": list(starts),
+        "tenant": tenant_id, "reached": reached.total_seconds(), "first": periods.hour_of(min(wanted).start),
+        "last": max(wanted).end, "starts": list(starts),
     }  # fmt: skip
     with connection.cursor() as cursor:
         cursor.execute(SO_FAR, values)
