@@ -122,7 +122,7 @@ def _follow(account: Account, reading: Reading) -> None:
 def _end(account: Account, reading: Reading) -> None:
     """No subscription: the free plan, in the period that runs. What was agreed without a subscription stays.
 
-    What the ended one still owes restricts nothing that is free to everybody (docs/decisions/0008).
+    What the ended one still owes restricts nothing that is free to everybody (docs/decisions/0010).
     """
     if account.state != PaymentState.NONE:
         account.plan_version = accounts.public_version(plan_code=FREE)
