@@ -168,11 +168,13 @@ def test_one_named_server_leaves_the_other_to_us(tmp_path: Path) -> None:
     assert not (tmp_path / "postgres").exists()
 
 
+@RARER
 def test_two_folders_run_at_once(tmp_path: Path) -> None:
     with stack_in(tmp_path / "one") as one, stack_in(tmp_path / "two") as two:
         assert asked(one.urls, "SELECT 1") == asked(two.urls, "SELECT 1") == 1
 
 
+@RARER
 def test_it_starts_again_after_a_stop(tmp_path: Path) -> None:
     stack = stack_in(tmp_path)
     stack.start()
@@ -200,6 +202,7 @@ def test_root_has_another_user_run_both_servers(tmp_path: Path) -> None:
 
 @as_root
 @on_linux
+@RARER
 def test_a_clone_that_only_root_may_enter_works_and_stays_closed(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
@@ -279,6 +282,7 @@ def test_a_taken_port_is_named(tmp_path: Path, option: str) -> None:
     assert both_have_ended(tmp_path)
 
 
+@RARER
 def test_given_ports_are_used(tmp_path: Path) -> None:
     with contextlib.ExitStack() as probes:
         sockets = [probes.enter_context(socket.socket()) for _ in range(2)]
@@ -290,6 +294,7 @@ def test_given_ports_are_used(tmp_path: Path) -> None:
         assert f":{second}/" in stack.urls.redis_url
 
 
+@RARER
 def test_data_of_another_major_version_is_left_alone(tmp_path: Path) -> None:
     with stack_in(tmp_path):
         pass
@@ -330,6 +335,7 @@ def test_a_full_disk_is_named_before_anything_is_written(small_disk: Path) -> No
     assert not (small_disk / "postgres" / "data").exists()
 
 
+@RARER
 def test_a_disk_that_fills_up_meanwhile_is_named(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres, "NEEDED_BYTES", 0)
     with pytest.raises(StackError, match=r"disk is full at"):
@@ -357,6 +363,7 @@ def test_a_server_that_dies_is_named_and_the_next_start_recovers(tmp_path: Path,
         assert asked(stack.urls, "SELECT 1") == 1
 
 
+@RARER
 def test_a_stale_pid_file_that_names_a_stranger_is_no_obstacle(tmp_path: Path) -> None:
     with stack_in(tmp_path):
         pass
@@ -367,6 +374,7 @@ def test_a_stale_pid_file_that_names_a_stranger_is_no_obstacle(tmp_path: Path) -
         assert asked(stack.urls, "SELECT 1") == 1
 
 
+@RARER
 def test_servers_left_behind_are_stopped_by_the_next_start(tmp_path: Path) -> None:
     script = (  # a stack of another thread is not tied to its parent
         "import os, sys, threading; from pathlib import Path; from config.stack import Stack\n"
@@ -432,6 +440,7 @@ def test_the_command_prints_two_lines_and_ends_clean(tmp_path: Path, ending: sig
     assert "database system is shut down" in (state_dir / "postgresql.log").read_text()
 
 
+@RARER
 def test_the_command_ends_with_1_when_a_server_dies(tmp_path: Path) -> None:
     state_dir = tmp_path / "state"
     with command(state_dir) as process:

@@ -99,7 +99,7 @@ def test_a_celery_worker_resumes_when_valkey_is_back(
     broker.close()
 
 
-@pytest.mark.parametrize("ending", ["", "1 / 0"])
+@pytest.mark.parametrize("ending", [pytest.param("", marks=pytest.mark.long), "1 / 0"])
 def test_a_command_flushes_when_it_ends(make_tenant: MakeTenant, ending: str) -> None:
     acme = make_tenant(included=500, burst_per_second=10**6)
     done = run(["manage.py", "shell", "--command", CALLS.format(key=acme.api_key, count=77) + ending])
@@ -109,7 +109,7 @@ def test_a_command_flushes_when_it_ends(make_tenant: MakeTenant, ending: str) ->
     assert (kept.used, kept.reserved) == (77, 0)
 
 
-@pytest.mark.parametrize("seconds", [-3600, 86_400 * 40])
+@pytest.mark.parametrize("seconds", [pytest.param(-3600, marks=pytest.mark.long), 86_400 * 40])
 def test_a_wrong_wall_clock_puts_no_call_into_a_wrong_hour(make_tenant: MakeTenant, seconds: int) -> None:
     acme = make_tenant(included=500, burst_per_second=10**6)
     before = timezone.now()

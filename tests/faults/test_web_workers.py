@@ -73,7 +73,7 @@ def test_a_killed_worker_never_lets_a_limit_be_passed(
     assert len(unheard) <= load.lost
 
 
-@pytest.mark.parametrize("worker_class", ["gthread", "sync"])
+@pytest.mark.parametrize("worker_class", ["gthread", pytest.param("sync", marks=pytest.mark.long)])
 def test_reloads_and_a_stop_under_load_lose_no_call_and_fail_no_request(
     start_product: StartProduct,
     make_tenant: MakeTenant,

@@ -241,13 +241,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Three real servers that share the slots between them; the address of one."""
     program = next(programs.valkey_candidates(os.environ))
     folder = tmp_path_factory.mktemp("cluster")
-    places = [ports.free() for _ in range(3)]
+    places = [_port() for _ in range(3)]
     with ExitStack() as running:
         for port in places:
             running.enter_context(_server(program.path, folder / f"{port}", port))
-        nodes: list[Any] = [redis.Redis(port=port) for port in places]
+        nodes: list[Any] = [redis.Redis(host="127.0.0.1", port=port) for port in places]
         for number, node in enumerate(nodes):
-            wait_until(node.ping, what="a server")
+            wait_until(lambda port=places[number]: ports.answers(port), what="a server")  # type: ignore[misc]
             node.execute_command("CLUSTER", "ADDSLOTSRANGE", number * 5462, min(16383, number * 5462 + 5461))
             node.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for port in places[1:]:
@@ -255,6 +255,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for node in nodes:
             wait_until(lambda node=node: b"cluster_state:ok" in _info(node), seconds=30, what="the cluster")  # type: ignore[misc]
         yield f"redis://127.0.0.1:{places[0]}/0?cluster=true"
+
+
+def _port() -> int:
+    """One that leaves room: servers of a cluster talk to each other at 10,000 above it."""
+    while (port := ports.free()) > 55_000:
+        pass
+    return port
 
 
 def _info(node: Any) -> bytes:

@@ -56,7 +56,7 @@ def test_threads_share_a_limit(committed: None, make_tenant: MakeTenant) -> None
     assert (kept.used, kept.reserved, kept.rolled_up["refused"]) == (300, 0, 900)
 
 
-@pytest.mark.parametrize("limit", [1, 1000])
+@pytest.mark.parametrize("limit", [pytest.param(1, marks=pytest.mark.long), 1000])
 def test_processes_share_a_limit(committed: None, make_tenant: MakeTenant, limit: int) -> None:
     acme = make_tenant(included=limit, burst_per_second=10**6)
     commands = [[sys.executable, "-c", WORKER, acme.api_key, "800"] for _ in range(3)]

@@ -226,8 +226,7 @@ def _execute(sql: str) -> None:
 
 # The classic mistakes are tried in every run, the others with --long.
 ALWAYS = {
-    "drop the expiry", "reclaim twice", "flush on a reclaimed lease", "refuse the last unit", "grant one unit too many",
-    "grant above the remainder", "skip the batch id", "release twice", "period from the previous plus a month",
+    "drop the expiry", "reclaim twice", "grant one unit too many", "skip the batch id", "period from the previous plus a month",
 }  # fmt: skip
 
 
