@@ -77,7 +77,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if name == "faults" or name in TOGETHER:
             item.add_marker(pytest.mark.xdist_group(name))
     yield
-    items.sort(key=lambda item: item.path.stem != "test_demo_data")
+    items.sort(key=lambda item: item.path.stem not in {"test_demo_data", "test_catalogue", "test_price_lab"})
 
 
 @pytest.fixture(scope="session", autouse=True)
