@@ -26,7 +26,7 @@ def test_a_second_tenant_of_the_same_person_keeps_the_password(db: None) -> None
     first, second = create("--plan", "free"), create("--plan", "launch")
     assert second["password"] is None
     assert second["slug"] != first["slug"]
-    assert User.objects.get().memberships.count() == 2
+    assert User.objects.get(email=first["email"]).memberships.count() == 2
 
 
 @pytest.mark.parametrize("value", ["unlimited", "1000000000000", "0"])

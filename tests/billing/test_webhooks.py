@@ -10,7 +10,6 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import pytest
@@ -92,22 +91,16 @@ def refused(answer: Any, status: int = 400) -> str:
     return str(problem["detail"])
 
 
-QUEUE = "events-of-this-test"
-
-
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine may need longer than Stripe would wait."""
     monkeypatch.setattr(tasks, "BROKER_PATIENCE_SECONDS", 5.0)
     tasks._broker.cache_clear()
-    # A queue of its own: a worker that another test has left behind takes nothing from it.
-    queue = partial(tasks.handle_stripe_event.apply_async, queue=QUEUE)
-    monkeypatch.setattr(tasks.handle_stripe_event, "apply_async", queue)
 
 
 def queued(event_id: str) -> int:
     """How many tasks for this event wait at the broker."""
-    waiting = redis.Redis.from_url(product.REDIS_URL).lrange(QUEUE, 0, -1)
+    waiting = redis.Redis.from_url(product.REDIS_URL).lrange("celery", 0, -1)
     return sum(event_id in json.loads(one)["headers"]["argsrepr"] for one in waiting)
 
 
