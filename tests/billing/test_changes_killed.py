@@ -22,7 +22,7 @@ ASKED = (
     "scheduled_prices", "release_schedule", "set_cancels_at_period_end", "send_meter_event", "meter_total",
 )  # fmt: skip
 AGE = timedelta(minutes=10)
-FIRST, EVERY = 1, 9  # of the points at which a worker may be killed; --long takes all of them
+FIRST, EVERY = 1, 17  # of the points at which a worker may be killed; --long takes all of them
 
 
 class Killed(BaseException):

@@ -203,7 +203,7 @@ def test_the_effect_of_a_limit_follows_what_is_typed(
     assert complaints == []
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 320), ("dark", 1440)])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 320), pytest.param("dark", 1440, marks=pytest.mark.long)])
 def test_the_pages_of_buying_are_accessible_and_fit(
     open_context: Open, committed: None, shop: Stripe, complaints: list[str], scheme: str, width: int
 ) -> None:

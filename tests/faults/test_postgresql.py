@@ -137,7 +137,9 @@ def frozen(servers: Breakable) -> AbstractContextManager[None]:
     return servers.frozen(servers.postgres)
 
 
-@pytest.mark.parametrize("fault", [stopped, frozen], ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(stopped, marks=pytest.mark.long), frozen], ids=lambda fault: fault.__name__
+)
 def test_an_outage_under_load_loses_no_answered_call(
     breakable: Breakable,
     start_product: StartProduct,

@@ -33,7 +33,7 @@ from tests.faults.test_reports import assert_exact, fail, forget, payer
 pytestmark = pytest.mark.usefixtures("committed")
 QUEUE = "usage-under-faults"
 TASKS = ("make_usage_reports", "send_usage_reports", "confirm_usage_reports")
-KILLS, TENANTS, WINDOWS = 6, 3, 90
+KILLS, TENANTS, WINDOWS = 3, 3, 45
 LONG_KILLS, LONG_TENANTS, LONG_WINDOWS = 100, 10, 2_000
 SETTLED_WITHIN_SECONDS = 60
 

@@ -215,7 +215,7 @@ def test_workers_share_shards_and_record_each_once(make_service: MakeService) ->
 
 def test_killed_workers_double_and_lose_nothing(make_service: MakeService, pytestconfig: pytest.Config) -> None:
     """Real workers, killed at random moments while they drain."""
-    acme, kills, chance = make_service(), 20 if pytestconfig.getoption("--long") else 3, random.Random(5)
+    acme, kills, chance = make_service(), 20 if pytestconfig.getoption("--long") else 2, random.Random(5)
     env = {**environment(0), "EVENTS_STREAM_URL": product.REDIS_URL, "EVENTS_STREAM_SHARDS": "16"}
     command = [sys.executable, "manage.py", "drain_events"]
     for number in range(3000):
