@@ -79,12 +79,18 @@ class Demo:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    running = Demo(tmp_path_factory.mktemp("demo") / "state")
-    running.document()
-    yield running
-    if running.process.poll() is None:
-        running.stop()
+def _started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    demo = Demo(tmp_path_factory.mktemp("demo") / "state")
+    yield demo
+    if demo.process.poll() is None:
+        demo.stop()
+
+
+@pytest.fixture
+def demo(_started: Demo) -> Demo:
+    """Shared by the tests of this file, and running, whatever the one before did to it."""
+    _started.document()
+    return _started
 
 
 def address(document: dict[str, Any]) -> tuple[str, int]:
@@ -170,7 +176,7 @@ def test_postgresql_may_die_and_comes_back(demo: Demo) -> None:
 def test_a_taken_port_is_named(demo: Demo, tmp_path: Path) -> None:
     second = subprocess.run(
         [sys.executable, "manage.py", "demo", "--port", str(demo.port), "--state-dir", str(tmp_path / "other")],
-        cwd=ROOT, capture_output=True, text=True, check=False,
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=FIRST_START_SECONDS,
     )  # fmt: skip
     assert second.returncode == 1
     assert "another process has that port" in second.stderr
@@ -181,7 +187,7 @@ def test_a_second_demo_on_the_same_state_is_refused(demo: Demo) -> None:
     environ = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "REDIS_URL"}}
     second = subprocess.run(
         [sys.executable, "manage.py", "demo", "--port", str(ports.free()), "--state-dir", str(demo.state_dir)],
-        cwd=ROOT, env=environ, capture_output=True, text=True, check=False,
+        cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=FIRST_START_SECONDS,
     )  # fmt: skip
     assert second.returncode == 1
     assert "is in use by process" in second.stderr

@@ -38,27 +38,53 @@ WHERE tenant_id = %(tenant)s AND period_start = %(period)s
 MIDDLE = timedelta(days=20)
 
 
+@dataclass(frozen=True)
+class Used:
+    """Calls of one capability at one moment."""
+
+    at: datetime
+    capability: str = "auth"
+    billable: int = 0
+    failed: int = 0
+    refused: int = 0
+
+    def row(self, key: ApiKey, period: periods.Period) -> dict[str, Any]:
+        answered = self.billable + self.failed
+        return {
+            "tenant": key.tenant_id,
+            "hour": max(periods.hour_of(self.at), periods.hour_of(period.start)),
+            "period": period.start,
+            "project": key.project_id,
+            "key": key.pk,
+            "capability": self.capability,
+            "billable": self.billable,
+            "failed": self.failed,
+            "refused": self.refused,
+            "latencies": [answered * 6 // 10, answered * 3 // 10, answered - answered * 6 // 10 - answered * 3 // 10],
+        }
+
+
+def add_all(key: ApiKey, usage: Iterable[Used]) -> None:
+    """These calls are in the rollup and the quota, each in the hour and the period of its moment."""
+    anchor = Allowance.objects.get(pk=key.tenant_id).anchor
+    rows = [used.row(key, periods.containing(anchor, used.at)) for used in usage]
+    totals: dict[datetime, dict[str, Any]] = {}
+    for row in rows:
+        total = totals.setdefault(
+            row["period"], {"tenant": row["tenant"], "period": row["period"], "billable": 0, "failed": 0, "refused": 0}
+        )
+        for name in ("billable", "failed", "refused"):
+            total[name] += row[name]
+    with connection.cursor() as cursor:
+        cursor.executemany(ADD_HOUR, rows)
+        cursor.executemany(ADD_USED, list(totals.values()))
+
+
 def add_usage(
     key: ApiKey, at: datetime, *, capability: str = "auth", billable: int = 0, failed: int = 0, refused: int = 0
 ) -> None:
-    """These calls are in the rollup and the quota, in the hour and the period of `at`."""
-    period = periods.containing(Allowance.objects.get(pk=key.tenant_id).anchor, at)
-    answered = billable + failed
-    values: dict[str, Any] = {
-        "tenant": key.tenant_id,
-        "hour": max(periods.hour_of(at), periods.hour_of(period.start)),
-        "period": period.start,
-        "project": key.project_id,
-        "key": key.pk,
-        "capability": capability,
-        "billable": billable,
-        "failed": failed,
-        "refused": refused,
-        "latencies": [answered * 6 // 10, answered * 3 // 10, answered - answered * 6 // 10 - answered * 3 // 10],
-    }
-    with connection.cursor() as cursor:
-        cursor.execute(ADD_HOUR, values)
-        cursor.execute(ADD_USED, values)
+    """These calls of one moment are in the rollup and the quota."""
+    add_all(key, [Used(at, capability, billable, failed, refused)])
 
 
 ADD_CALL = """
@@ -89,12 +115,14 @@ def add_days(
     key: ApiKey, *, now: datetime, days: int, calls: int, capabilities: Iterable[str] = ("auth", "database", "storage")
 ) -> None:
     """About so many calls on each of the last days, weekends quieter; every capability has its part."""
+    usage = []
     for back in range(days):
         at = now - timedelta(days=back)
         weight = 6 if at.weekday() > 4 else 10
         for place, capability in enumerate(capabilities):
             billable = calls * (place + 2) * (weight + back % 3) // 120
-            add_usage(key, at, capability=capability, billable=billable, failed=billable // 300, refused=0)
+            usage.append(Used(at, capability, billable, failed=billable // 300))
+    add_all(key, usage)
 
 
 class OneRound(PBKDF2PasswordHasher):
