@@ -175,7 +175,7 @@ def test_whatever_arrives_and_in_whatever_order_the_end_is_the_same(
     request: pytest.FixtureRequest, stripe: Stripe, subscribe: Subscribe, make_tenant: MakeTenant
 ) -> None:
     initech = make_tenant("Initech")
-    examples = 100 if request.config.getoption("--long") else 4
+    examples = 100 if request.config.getoption("--long") else 3
 
     @hypothesis_settings(
         deadline=None, max_examples=examples, suppress_health_check=list(HealthCheck), print_blob=True, database=None

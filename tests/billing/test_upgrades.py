@@ -256,7 +256,7 @@ ACTIONS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(actions=[("consent", 0), ("calls", 20), ("outage", 0), ("pass", 61), ("watch", 0)], included=4, price="212.5")
 @given(actions=ACTIONS, included=st.integers(1, 12), price=st.sampled_from(["1000", "212.5", "55"]))
 def test_never_without_consent_and_never_dearer(

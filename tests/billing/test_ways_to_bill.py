@@ -122,7 +122,7 @@ def lived(story: Story, history: History) -> tuple[list[int], list[int]]:
     return [one["total"] for one in invoices], [one.billed_units or 0 for one in periods]
 
 
-@examples(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(history=HISTORIES)
 def test_both_ways_come_to_the_same_total(live: Any, history: History) -> None:
     (metered, units), (rated, again) = (live(history, way) for way in WAYS)

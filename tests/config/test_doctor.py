@@ -69,14 +69,14 @@ def test_it_names_what_is_wrong_with_this_test_run(committed: None) -> None:
     ("changes", "name", "words"),
     [
         ({"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing"}, "PostgreSQL", "refused"),
-        ({"DATABASE_URL": None}, "Configuration", "DATABASE_URL is not set"),
-        ({"DATABASE_URL": "mysql://u:p@127.0.0.1/d"}, "Configuration", "not a PostgreSQL address"),
+        pytest.param({"DATABASE_URL": None}, "Configuration", "DATABASE_URL is not set", marks=pytest.mark.long),
+        pytest.param({"DATABASE_URL": "mysql://u:p@127.0.0.1/d"}, "Configuration", "not a PostgreSQL address", marks=pytest.mark.long),
         ({"DATABASE_URL": "nonsense"}, "Configuration", "not a PostgreSQL address"),
         ({"REDIS_URL": "redis://127.0.0.1:1/0"}, "Redis", "refused"),
-        ({"REDIS_URL": "redis://127.0.0.1:port/0"}, "Redis", "port"),
-        ({"REDIS_URL": None}, "Configuration", "REDIS_URL is not set"),
+        pytest.param({"REDIS_URL": "redis://127.0.0.1:port/0"}, "Redis", "port", marks=pytest.mark.long),
+        pytest.param({"REDIS_URL": None}, "Configuration", "REDIS_URL is not set", marks=pytest.mark.long),
         ({"TIME_ZONE": "Europe/Berlin"}, "Configuration", "TIME_ZONE"),
-        ({"METERING_LEASE_SECONDS": "1"}, "Configuration", "METERING_LEASE_SECONDS"),
+        pytest.param({"METERING_LEASE_SECONDS": "1"}, "Configuration", "METERING_LEASE_SECONDS", marks=pytest.mark.long),
     ],
 )
 def test_a_broken_address_or_value_is_a_finding(

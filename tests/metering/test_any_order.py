@@ -234,7 +234,7 @@ def short_leases(configured: Any) -> Iterator[None]:
 def test_the_invariants_hold_in_any_order(
     make_tenant: MakeTenant, settings: Any, request: pytest.FixtureRequest
 ) -> None:
-    count = 300 if request.config.getoption("--long") else 6
+    count = 300 if request.config.getoption("--long") else 5
     with short_leases(settings):
         Ledger.make_tenant = staticmethod(make_tenant)
         run_state_machine_as_test(Ledger, settings=type(SLOW)(SLOW, max_examples=count))

@@ -180,25 +180,17 @@ def recorded(tenant: Onboarded) -> list[tuple[int, str]]:
 
 @servers
 @pytest.mark.parametrize("view", ["plain", "coroutine"])
-@pytest.mark.parametrize(
-    ("query", "status", "outcome"),
-    [
-        ("", 200, "billable"),
-        ("?raises=missing", 404, "billable"),
-        ("?raises=denied", 403, "failed"),
-        ("?raises=error", 500, "failed"),
-    ],
-)
 def test_a_call_is_recorded_with_the_status_that_its_client_sees(
-    server: Server, make_tenant: MakeTenant, view: str, query: str, status: int, outcome: str
+    server: Server, make_tenant: MakeTenant, view: str
 ) -> None:
     acme = make_tenant()
-    seen, fields, body = server(acme.api_key, f"/{view}{query}")
-    assert seen == status
-    assert fields["ratelimit"].startswith('"month";r=')
-    assert recorded(acme) == [(status, outcome)]
-    if status == 200:
-        assert acme.tenant.slug.encode() in body
+    for query, status in (("", 200), ("?raises=missing", 404), ("?raises=denied", 403), ("?raises=error", 500)):
+        seen, fields, body = server(acme.api_key, f"/{view}{query}")
+        assert seen == status
+        assert fields["ratelimit"].startswith('"month";r=')
+        if status == 200:
+            assert acme.tenant.slug.encode() in body
+    assert sorted(recorded(acme)) == [(200, "billable"), (403, "failed"), (404, "billable"), (500, "failed")]
 
 
 @pytest.mark.parametrize(("server", "view"), [(wsgi, "stream"), (asgi, "stream"), (asgi, "async-stream")])

@@ -300,7 +300,7 @@ json_values = st.recursive(
 members = st.sampled_from(sorted(shapes.PLAIN_MEMBERS | {"specversion", "type", "data", "time", "datacontenttype"}))
 
 
-@hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(entries=st.lists(st.dictionaries(members, json_values, max_size=8) | json_values, max_size=4))
 def test_anything_is_an_event_or_a_fault_with_its_reason(entries: list[Any]) -> None:
     body = json.dumps(entries).encode()

@@ -55,10 +55,10 @@ def test_the_ledger_names_capability_project_key_status_and_call(way: WayIn, mak
     )
 
 
-@pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
-def test_a_call_that_fails_is_free(way: WayIn, make_tenant: MakeTenant, status: int) -> None:
+def test_a_call_that_fails_is_free(way: WayIn, make_tenant: MakeTenant) -> None:
     acme = make_tenant(included=3, burst_per_second=10**6)
-    assert [way.call(acme.api_key, status=status).status for _ in range(5)] == [status] * 5
+    failures = [401, 403, 429, 500, 503]
+    assert [way.call(acme.api_key, status=status).status for status in failures] == failures
     assert [way.call(acme.api_key).status for _ in range(4)] == [200, 200, 200, 429]
     assert settled(acme).rolled_up == {"billable": 3, "failed": 5, "refused": 1}
 
@@ -98,15 +98,13 @@ def test_a_burst_refusal_takes_no_unit(way: WayIn, make_tenant: MakeTenant) -> N
     assert settled(acme).used == 6 - len(refused)
 
 
-@pytest.mark.parametrize(
-    "key", [None, "", "mh_live_nonsense", "mh_live_AAAAAAAAAAAA_BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBCCCCCC"]
-)
-def test_without_a_valid_key_nothing_is_served_or_counted(way: WayIn, make_tenant: MakeTenant, key: str | None) -> None:
+def test_without_a_valid_key_nothing_is_served_or_counted(way: WayIn, make_tenant: MakeTenant) -> None:
     acme = make_tenant()
     before = Call.objects.count()
-    answer = way.call(key)
-    assert (answer.status, answer.headers["www-authenticate"]) == (401, 'Bearer realm="meterhouse"')
-    assert answer.headers["content-type"] == "application/problem+json"
+    for key in (None, "", "mh_live_nonsense", "mh_live_AAAAAAAAAAAA_BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBCCCCCC"):
+        answer = way.call(key)
+        assert (answer.status, answer.headers["www-authenticate"]) == (401, 'Bearer realm="meterhouse"')
+        assert answer.headers["content-type"] == "application/problem+json"
     engine.stop()
     assert Call.objects.count() == before
     assert books(acme.tenant.id).used == 0
