@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,6 +50,7 @@ TOGETHER = {
     "test_in_browser",
     "test_buying_in_browser",
     "test_account_in_browser",
+    "test_over_http",
 }
 FEW_WORKERS = 2  # more would compete with the servers, clients and browsers that the tests start
 
@@ -251,14 +253,17 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-@pytest.fixture
-def start_product(committed: None, tmp_path: Path) -> Iterator[Callable[..., Product]]:
-    """Start gunicorn: start_product(workers=2). Stopped after the test."""
+StartProduct = Callable[..., Product]
+
+
+@contextmanager
+def products(folder: Path) -> Iterator[StartProduct]:
+    """In the block one may start gunicorn: start(workers=2). What was started is stopped afterwards."""
     running: list[subprocess.Popen[bytes]] = []
 
     def start(*, workers: int = 2, **extra: str) -> Product:
         port = free_port()
-        log = tmp_path / f"web-{port}.log"
+        log = folder / f"web-{port}.log"
         env = {**environment(port), "WEB_WORKERS": str(workers), **extra}
         command = [sys.executable, "-m", "gunicorn", "-c", "config/gunicorn.py", "config.wsgi"]
         with log.open("wb") as out:
@@ -277,3 +282,10 @@ def start_product(committed: None, tmp_path: Path) -> Iterator[Callable[..., Pro
             process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             process.kill()
+
+
+@pytest.fixture
+def start_product(committed: None, tmp_path: Path) -> Iterator[StartProduct]:
+    """Start a product of the test's own."""
+    with products(tmp_path) as start:
+        yield start

@@ -251,6 +251,7 @@ def test_customers_and_strangers_see_no_admin_page(acme: Onboarded, make_tenant:
 def test_an_operator_without_rights_sees_no_list(acme: Onboarded) -> None:
     client = Client()
     client.force_login(User.objects.create_user(f"new-{timezone.now().timestamp()}@meterhouse.example", is_staff=True))
+    model: Any
     for model in MODELS:
         assert client.get(page(model)).status_code == 403
 
@@ -264,6 +265,7 @@ def test_every_model_has_its_page() -> None:
 
 
 def test_lists_and_rows_open(operator: Client, acme: Onboarded, leftovers: None) -> None:
+    model: Any
     for model in MODELS:
         assert operator.get(page(model), {"q": "acme"}).status_code == 200, model
         assert operator.get(page(model)).status_code == 200, model
@@ -304,6 +306,7 @@ def test_an_unknown_row_is_an_answer(operator: Client, key: str) -> None:
 
 
 def test_a_ledger_takes_no_change(operator: Client, leftovers: None) -> None:
+    model: Any
     for model in READ_ONLY:
         row = model.objects.first()
         key, chosen = quote(row.pk), {"action": "delete_selected", "_selected_action": [row.pk]}

@@ -3,19 +3,29 @@
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
 from datetime import datetime
 
 import pytest
 from django.utils import timezone
+from pytest_django import DjangoDbBlocker
 
 from tenants import keys
 from tests.clients import get, get_many
-from tests.conftest import MakeTenant, Product, wait_until
+from tests.conftest import MakeTenant, Product, StartProduct, products, wait_until
 from tests.metering.ledger import books
 
-StartProduct = Callable[..., Product]
 SESSION = "/sandbox/v1/auth/session"
+pytestmark = pytest.mark.usefixtures("committed")
+
+
+@pytest.fixture(scope="module")
+def product(
+    django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Product]:
+    """Two web processes, shared by the tests that change nothing about them."""
+    with django_db_blocker.unblock(), products(tmp_path_factory.mktemp("product")) as start:
+        yield start(workers=2)
 
 
 def counted(product: Product, key: str) -> dict[str, int]:
@@ -23,8 +33,7 @@ def counted(product: Product, key: str) -> dict[str, int]:
     return calls
 
 
-def test_a_limit_of_500_admits_exactly_500_of_2000(start_product: StartProduct, make_tenant: MakeTenant) -> None:
-    product = start_product(workers=2)
+def test_a_limit_of_500_admits_exactly_500_of_2000(product: Product, make_tenant: MakeTenant) -> None:
     globex = make_tenant("Globex", included=500, burst_per_second=100_000)
     answers = get_many(product.address, SESSION, globex.api_key, count=2000, clients=64)
     assert Counter(answer.status for answer in answers) == {200: 500, 429: 1500}
@@ -48,10 +57,7 @@ def test_a_limit_of_500_admits_exactly_500_of_2000(start_product: StartProduct, 
     assert (kept.used, kept.reserved, kept.logged) == (500, 0, {"billable": 500, "failed": 0, "refused": 1500})
 
 
-def test_after_the_last_flush_a_refusal_says_the_periods_end(
-    start_product: StartProduct, make_tenant: MakeTenant
-) -> None:
-    product = start_product(workers=1)
+def test_after_the_last_flush_a_refusal_says_the_periods_end(product: Product, make_tenant: MakeTenant) -> None:
     globex = make_tenant("Globex", included=2)
     statuses = [get(product.address, SESSION, globex.api_key).status for _ in range(2)]
     wait_until(lambda: counted(product, globex.api_key)["billable"] == 2)
@@ -64,8 +70,7 @@ def test_after_the_last_flush_a_refusal_says_the_periods_end(
     assert "r=0" in refused.headers["ratelimit"]
 
 
-def test_failed_calls_are_free_and_latency_is_read_back(start_product: StartProduct, make_tenant: MakeTenant) -> None:
-    product = start_product(workers=2)
+def test_failed_calls_are_free_and_latency_is_read_back(product: Product, make_tenant: MakeTenant) -> None:
     acme = make_tenant(included=300, burst_per_second=100_000)
     answers = get_many(product.address, "/sandbox/v1/storage/status/500", acme.api_key, count=200, clients=16)
     assert Counter(answer.status for answer in answers) == {500: 200}
@@ -90,8 +95,7 @@ def test_the_ratelimit_fields_count_down(start_product: StartProduct, make_tenan
     assert second.headers["ratelimit"].startswith('"month";r=4998;t=')
 
 
-def test_a_burst_is_refused_and_says_so(start_product: StartProduct, make_tenant: MakeTenant) -> None:
-    product = start_product(workers=2)
+def test_a_burst_is_refused_and_says_so(product: Product, make_tenant: MakeTenant) -> None:
     acme = make_tenant(burst_per_second=5)
     answers = get_many(product.address, SESSION, acme.api_key, count=60, clients=20)
     refused = [answer for answer in answers if answer.status == 429]
@@ -102,10 +106,7 @@ def test_a_burst_is_refused_and_says_so(start_product: StartProduct, make_tenant
     assert counted(product, acme.api_key)["billable"] == 60 - len(refused)
 
 
-def test_a_revoked_key_is_refused_everywhere_within_a_second(
-    start_product: StartProduct, make_tenant: MakeTenant
-) -> None:
-    product = start_product(workers=2)
+def test_a_revoked_key_is_refused_everywhere_within_a_second(product: Product, make_tenant: MakeTenant) -> None:
     acme = make_tenant()
     assert {get(product.address, SESSION, acme.api_key).status for _ in range(20)} == {200}
     keys.revoke(key=acme.key, actor="test", now=timezone.now())

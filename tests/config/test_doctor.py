@@ -70,13 +70,20 @@ def test_it_names_what_is_wrong_with_this_test_run(committed: None) -> None:
     [
         ({"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing"}, "PostgreSQL", "refused"),
         pytest.param({"DATABASE_URL": None}, "Configuration", "DATABASE_URL is not set", marks=pytest.mark.long),
-        pytest.param({"DATABASE_URL": "mysql://u:p@127.0.0.1/d"}, "Configuration", "not a PostgreSQL address", marks=pytest.mark.long),
+        pytest.param(
+            {"DATABASE_URL": "mysql://u:p@127.0.0.1/d"},
+            "Configuration",
+            "not a PostgreSQL address",
+            marks=pytest.mark.long,
+        ),
         ({"DATABASE_URL": "nonsense"}, "Configuration", "not a PostgreSQL address"),
         ({"REDIS_URL": "redis://127.0.0.1:1/0"}, "Redis", "refused"),
         pytest.param({"REDIS_URL": "redis://127.0.0.1:port/0"}, "Redis", "port", marks=pytest.mark.long),
         pytest.param({"REDIS_URL": None}, "Configuration", "REDIS_URL is not set", marks=pytest.mark.long),
         ({"TIME_ZONE": "Europe/Berlin"}, "Configuration", "TIME_ZONE"),
-        pytest.param({"METERING_LEASE_SECONDS": "1"}, "Configuration", "METERING_LEASE_SECONDS", marks=pytest.mark.long),
+        pytest.param(
+            {"METERING_LEASE_SECONDS": "1"}, "Configuration", "METERING_LEASE_SECONDS", marks=pytest.mark.long
+        ),
     ],
 )
 def test_a_broken_address_or_value_is_a_finding(

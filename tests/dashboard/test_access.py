@@ -1,6 +1,5 @@
 """Who sees what: acme's owner, initech who must see nothing of it, and a person without a tenant."""
 
-import pytest
 from django.test import Client
 from django.urls import reverse
 
