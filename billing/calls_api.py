@@ -170,7 +170,7 @@ def fields(row: call_log.Row, known: Names) -> dict[str, Any]:
         "status": row.status,
         "calls": row.calls,
         "units": row.units,
-        "latency_ms": round(row.latency_us / 1000, 3),
+        "latency_ms": None if row.latency_us is None else round(row.latency_us / 1000, 3),
     }
 
 

@@ -21,6 +21,9 @@ app.conf.beat_schedule = {
     "open-periods": {"task": "metering.tasks.open_periods", "schedule": 300.0},
     "reclaim-dead": {"task": "metering.tasks.reclaim_dead", "schedule": 60.0},
     "adopt-spools": {"task": "metering.tasks.adopt_spools", "schedule": 60.0},
+    "settle-overdue-calls": {
+        "task": "metering.tasks.settle_overdue_calls", "schedule": 5.0, "options": {"expires": 5},
+    },
     "check-invariants": {"task": "metering.tasks.check_invariants", "schedule": 3600.0},
     "forget-batches": {"task": "metering.tasks.forget_batches", "schedule": 3600.0},
     "heartbeat": {"task": "metering.tasks.heartbeat", "schedule": 5.0},

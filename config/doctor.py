@@ -210,6 +210,7 @@ def metering_invariants() -> list[Finding]:
         return [
             violated("Quotas", invariants.quotas_equal_usage_hours(), good="equal to the usage hours", mend=stop),
             violated("Reserved", invariants.reserved_equals_leases(), good="equal to the leases", mend=stop),
+            violated("Held", invariants.held_equals_pending(), good="equal to the calls that await it", mend=stop),
             violated("Months", invariants.months_equal_usage_hours(), good="equal to the usage hours", mend=stop),
             violated("Windows", invariants.windows_equal_ledger(), good="equal to usage hours and leases", mend=stop),
             violated("Periods", invariants.periods_do_not_overlap(), good="no two of a tenant overlap", mend=stop),

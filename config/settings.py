@@ -306,6 +306,13 @@ METERING = {
     "KEY_CACHE_SECONDS": 1.0,  # a revoked key is refused everywhere within this
     "KEY_OUTAGE_SECONDS": env.float("KEY_OUTAGE_SECONDS", 300.0),  # a verified key stays valid while PostgreSQL is away
 }
+GATE = {
+    "PATHS": env.list("GATE_PATHS", default=[]),  # /path=capability:cost; empty: the proxy's header says it
+    "SECRETS": env.list("GATE_SECRETS", default=[]),  # with which the operator's proxy tells outcomes
+    "OUTCOME_SECONDS": env.float(
+        "GATE_OUTCOME_SECONDS", 120.0
+    ),  # a call without an outcome counts as served after this
+}
 CALL_LOG_DAYS = env.int("CALL_LOG_DAYS", 35)
 EVENTS_MAX_AGE_DAYS = env.int("EVENTS_MAX_AGE_DAYS", 30)  # older events are refused; never older than the call log
 EVENTS_STREAM_URL = env.str(

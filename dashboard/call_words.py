@@ -8,6 +8,7 @@ from django.utils.translation import gettext_lazy
 
 from metering.call_log import Row
 from metering.calls import NOT_BILLED
+from metering.gateway.outcomes import NO_OUTCOME
 from metering.models import Outcome
 
 REASONS: dict[str, tuple[Promise, Promise]] = {  # as `metering_grant` names them: in a list, and as a sentence
@@ -66,6 +67,8 @@ def billing(row: Row, *, is_voided: bool = False) -> str:
         return _("Not billed any more: a correction took it off.")
     if row.outcome == Outcome.REFUSED:
         return _("Not billed: refused calls never are.")
+    if row.outcome == Outcome.BILLABLE and row.reason == NO_OUTCOME:
+        return _("Billable: how it was answered was not reported in time, so it counts as served.")
     if row.outcome == Outcome.BILLABLE:
         return _("Billable: it was answered with %(status)s; below 500 and not 401, 403 or 429 is billed.") % status
     return _failure(row.status) % status

@@ -19,7 +19,7 @@ class Arrived:
     capability: str
     key: str
     status: int
-    latency_us: int
+    latency_us: int | None
     billed: str
 
 

@@ -213,7 +213,7 @@ class CallAdmin(OfKeyAdmin):
 
     @admin.display(description="Latency")
     def latency(self, call: Call) -> str:
-        return f"{call.latency_us / 1000:,.1f} ms"
+        return "not known" if call.latency_us is None else f"{call.latency_us / 1000:,.1f} ms"
 
     def found(self, queryset: QuerySet[Any], term: str) -> QuerySet[Any]:
         call_id = as_uuid(term)

@@ -66,7 +66,7 @@ class Row:
     status: int
     calls: int
     units: int
-    latency_us: int
+    latency_us: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,14 @@ from . import burst
 from .engine import engine
 from .holdings import Bounds, Holding, LimitUnknown, NoAllowance, Refusal, Refused, Ticket
 from .models import Outcome, Policy
-from .recorder import Entry, call_id
+from .recorder import HELD, Entry, call_id
 
 CAPABILITY = re.compile(r"[a-z][a-z0-9_.-]{0,59}")
 MAX_COST = 1_000_000
 RESTRICTION = "restriction"  # as metering_grant names it
 PERIOD_LIMITS = {"quota", "hard_limit"}
 LIMIT_NAMES = {"daily_cap": "day", "project_limit": "project", "key_limit": "key"}
+HELD_FRESH_SECONDS = 2.0  # what others hold is heard with each flush of calls that wait, and forgotten after this
 MICROSECOND = 1e-6  # the database keeps no less
 UNBOUNDED = 999_999_999_999_999  # the largest integer that a structured field carries (RFC 9651, 3.3.1)
 # Plain values: a member's own comparison and `.value` cost every call a Python function.
@@ -170,6 +171,20 @@ def close_call(call: MeteredCall, *, status: int, latency_us: int) -> None:
         meter.record(entry)
 
 
+def hold_call(call: MeteredCall) -> None:
+    """The admitted call is in the recorder (in the database where the allowance says `durable`), and waits for its outcome."""
+    ticket, caller, bounds = call.ticket, call.caller, call.bounds
+    assert ticket is not None
+    entry = Entry(
+        call.id, caller.tenant_id, caller.project_id, caller.key_id, call.capability, HELD, "", 0, ticket.cost, None,
+        call.occurred_at, bounds.start, bounds.end, ticket.lease.id if ticket.lease is not None else None,
+    )  # fmt: skip
+    if bounds.is_durable:
+        engine().record_durably(entry)
+    else:
+        engine().record(entry)
+
+
 def is_billable(status: int) -> bool:
     """Whether an answer with this status is billed: below 500 and not 401, 403 or 429."""
     return status < SERVER_ERROR and status not in NOT_BILLED
@@ -204,11 +219,14 @@ def headers(call: MeteredCall) -> dict[str, str]:
     limit (daily cap, project, key) shows in `RateLimit` when it refuses.
     """
     bounds, holding = call.bounds, call.holding
+    taken = holding.used + holding.pending
+    if holding.held and call.occurred_at - holding.held_at < HELD_FRESH_SECONDS:
+        taken += holding.held
     if bounds.admits is not None:
-        left = max(0, bounds.admits - holding.used - holding.pending)
+        left = max(0, bounds.admits - taken)
     else:
         included = bounds.included if bounds.included is not None else UNBOUNDED
-        left = max(1, included - holding.used - holding.pending)
+        left = max(1, included - taken)
     seconds = max(0, math.ceil(bounds.end - call.occurred_at))
     limit = _refused_text(call, left, seconds) if call.reason else f'"month";r={left};t={seconds}'
     return {

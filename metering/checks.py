@@ -9,9 +9,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from . import calls
+from .gateway import paths
 from .throttles import TierThrottle
 
 MIDDLEWARE = "metering.middleware.MeteringMiddleware"
+SHORTEST_SECRET = 32
+LONGEST_OUTCOME_SECONDS = 3600
 ATTRIBUTES = {
     "capability": (calls.check_capability, "metering.E001", 'Set `capability = "name"` on the view'),
     "cost": (calls.check_cost, "metering.E002", "Set `cost` on the view to a number of units"),
@@ -35,6 +38,31 @@ def metered_views_are_complete(**_: Any) -> list[CheckMessage]:
     return list(
         {(message.id, message.msg): message for message in found}.values()
     )  # once, however many addresses it has
+
+
+@register("meterhouse")
+def the_gateway_is_configured(**_: Any) -> list[CheckMessage]:
+    """The path map can be read, secrets are long enough to be secret, and outcomes have their time."""
+    found: list[CheckMessage] = []
+    try:
+        paths.configured()
+    except ImproperlyConfigured as error:
+        hint = "Write GATE_PATHS as /v1/objects=storage,/v1/reports=reports:5 (docs/gateway.md)."
+        found.append(Error(f"GATE_PATHS: {error}", hint=hint, id="metering.E004"))
+    if any(len(secret) < SHORTEST_SECRET for secret in settings.GATE["SECRETS"]):
+        hint = "Make one: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+        found.append(
+            Error(f"GATE_SECRETS has one of less than {SHORTEST_SECRET} characters.", hint=hint, id="metering.E005")
+        )
+    if not 1 <= settings.GATE["OUTCOME_SECONDS"] <= LONGEST_OUTCOME_SECONDS:
+        found.append(
+            Error(
+                f"GATE_OUTCOME_SECONDS is {settings.GATE['OUTCOME_SECONDS']:g}.",
+                hint=f"Choose 1 to {LONGEST_OUTCOME_SECONDS}: longer than the proxy lets a request take.",
+                id="metering.E006",
+            )
+        )
+    return found
 
 
 def _callbacks(resolver: URLResolver) -> Iterator[Any]:

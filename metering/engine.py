@@ -122,7 +122,11 @@ class Engine:
             return False
         for quota in settled:
             self.leases.settle(
-                quota.tenant_id, period_start=quota.period_start, used=quota.used, recorded=quota.recorded
+                quota.tenant_id,
+                period_start=quota.period_start,
+                used=quota.used,
+                recorded=quota.recorded,
+                held=quota.held,
             )
         return True
 

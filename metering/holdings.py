@@ -95,7 +95,9 @@ class Holding:
     whole: Slot = field(default_factory=Slot)  # of calls that no project's or key's limit applies to
     narrow: dict[tuple[int, int], Slot] | None = None  # by limited project and key, 0 where there is no such limit
     used: int = 0  # of the period, as of the last round trip or flush
-    pending: int = 0  # admitted here and not yet part of `used`
+    pending: int = 0  # admitted here and not yet part of `used` or `held`
+    held: int = 0  # of calls that await their outcome, as of `held_at`
+    held_at: float = float("-inf")
 
     @property
     def remaining(self) -> int | None:

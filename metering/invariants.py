@@ -14,6 +14,7 @@ from uuid import UUID
 from django.db import connection, transaction
 
 from . import partitions
+from .pending import HOLDER
 
 DEAD_LEASE_TIMES = 10
 
@@ -92,6 +93,15 @@ FROM log c FULL JOIN hours h USING (tenant_id, period_start, hour)
 WHERE (coalesce(c.units, 0), coalesce(c.billable, 0), coalesce(c.failed, 0), coalesce(c.refused, 0))
    <> (coalesce(h.units, 0), coalesce(h.billable, 0), coalesce(h.failed, 0), coalesce(h.refused, 0))
 GROUP BY tenant_id ORDER BY tenant_id
+"""
+HELD = """
+WITH leases AS (
+    SELECT tenant_id, id AS lease_id, units FROM metering_lease WHERE process_id = %(holder)s {and_where}
+), calls AS (
+    SELECT tenant_id, lease_id, sum(units) AS units FROM metering_pending WHERE lease_id IS NOT NULL {and_where} GROUP BY 1, 2
+)
+SELECT tenant_id, coalesce(l.units, 0), coalesce(c.units, 0) FROM leases l FULL JOIN calls c USING (tenant_id, lease_id)
+WHERE coalesce(l.units, 0) <> coalesce(c.units, 0) ORDER BY tenant_id
 """
 MONTHS = """
 WITH months AS (
@@ -182,6 +192,14 @@ def reserved_equals_leases(*, tenant_id: UUID | None = None) -> list[Violation]:
     ]
 
 
+def held_equals_pending(*, tenant_id: UUID | None = None) -> list[Violation]:
+    """What is held for calls that await their outcome is the sum of those calls."""
+    return [
+        Violation(tenant, f"{held} unit(s) are held for calls that await their outcome, the calls hold {waiting}")
+        for tenant, held, waiting in _rows(HELD, tenant_id, holder=HOLDER)
+    ]
+
+
 def months_equal_usage_hours(*, tenant_id: UUID | None = None) -> list[Violation]:
     """I4: a month of the rollup is the sum of its usage hours, by outcome and units."""
     return [
@@ -268,6 +286,7 @@ def broken(*, tenant_id: UUID | None = None) -> dict[str, list[Violation]]:
         found = {
             "quotas": quotas_equal_usage_hours(tenant_id=tenant_id),
             "reserved": reserved_equals_leases(tenant_id=tenant_id),
+            "held": held_equals_pending(tenant_id=tenant_id),
             "months": months_equal_usage_hours(tenant_id=tenant_id),
             "windows": windows_equal_ledger(tenant_id=tenant_id),
             "periods": periods_do_not_overlap(tenant_id=tenant_id),

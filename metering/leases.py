@@ -88,8 +88,20 @@ class Leases:
     def holding(self, tenant_id: UUID) -> Holding:
         return self._holdings.get(tenant_id) or self._holdings.setdefault(tenant_id, Holding(tenant_id))
 
-    def settle(self, tenant_id: UUID, *, period_start: float, used: int, recorded: int) -> None:
-        """A flush committed `recorded` units of the tenant; `used` is the period's total now."""
+    def settle(
+        self,
+        tenant_id: UUID,
+        *,
+        period_start: float,
+        used: int,
+        recorded: int,
+        held: int | None = None,
+        let_go: int = 0,
+    ) -> None:
+        """A flush committed `recorded` units of the tenant; `used` is the period's total now.
+
+        `held`: units of calls that await their outcome, where the flush says it; `let_go`: those that do so no longer.
+        """
         holding = self._holdings.get(tenant_id)
         if holding is None:
             return
@@ -97,6 +109,9 @@ class Leases:
             if holding.bounds is not None and holding.bounds.start == period_start:
                 holding.used = used
                 holding.pending = max(0, holding.pending - recorded)
+                if held is not None:
+                    holding.held, holding.held_at = held, self._clock.now()
+                holding.held = max(0, holding.held - let_go)
 
     def take_returns(
         self, *, everything: bool = False, is_reachable: bool = True
@@ -246,7 +261,7 @@ class Leases:
     @staticmethod
     def _see(holding: Holding, bounds: Bounds, *, used: int) -> None:
         if holding.bounds is None or holding.bounds.start != bounds.start:
-            holding.pending = 0
+            holding.pending = holding.held = 0
         holding.bounds, holding.used = bounds, used
 
     def _drop(self, holding: Holding, slot: Slot) -> None:

@@ -16,9 +16,9 @@ from uuid import UUID
 import psycopg
 from psycopg.types.json import Jsonb
 
-from . import histogram, periods
+from . import histogram, pending, periods
 from .database import Connection
-from .recorder import Batch, Entry, Returns, Settled
+from .recorder import HELD, Batch, Entry, Returns, Settled
 
 logger = logging.getLogger(__name__)
 HOUR = 3600.0
@@ -39,11 +39,24 @@ def commit(connection: Connection, batch: Batch) -> list[Settled]:
     """
     for placing in range(PLACINGS + 1):
         try:
-            return commit_once(connection, batch if placing == 0 else placed(connection, batch))
+            return _commit_all(connection, batch if placing == 0 else placed(connection, batch))
         except psycopg.Error as error:
             if error.sqlstate != BOUNDARY_MOVED:
                 raise
     raise psycopg.errors.SerializationFailure("Boundaries of periods moved all the while.")
+
+
+def _commit_all(connection: Connection, batch: Batch) -> list[Settled]:
+    """As `commit_once`, and calls whose outcome is told later wait, in the same transaction."""
+    held = [entry for entry in batch.entries if entry.outcome == HELD]
+    if not held:
+        return commit_once(connection, batch)
+    others = tuple(entry for entry in batch.entries if entry.outcome != HELD)
+    with connection.transaction():
+        settled = pending.hold(connection, batch.id, held)  # first: what goes back is of leases that these have left
+        if others or batch.returns:
+            settled += commit_once(connection, Batch(others, batch.returns, batch.id))
+    return settled
 
 
 def commit_once(connection: Connection, batch: Batch) -> list[Settled]:
@@ -92,7 +105,7 @@ class Change:
     units: int = 0
     failed: int = 0
     refused: int = 0
-    latencies: dict[int, int] = field(default_factory=dict)  # bucket -> answered calls
+    latencies: dict[int, int] = field(default_factory=dict)  # bucket -> answered calls whose latency is known
 
 
 Hours = dict[HourKey, Change]
@@ -120,8 +133,9 @@ def _hours(entries: list[Entry]) -> tuple[Hours, list[int]]:
             change.units += e.units
         else:
             change.failed += e.calls
-        bucket = histogram.bucket(e.latency_us)
-        change.latencies[bucket] = change.latencies.get(bucket, 0) + 1
+        if e.latency_us is not None:
+            bucket = histogram.bucket(e.latency_us)
+            change.latencies[bucket] = change.latencies.get(bucket, 0) + 1
     ordered = dict(sorted(hours.items()))
     for place, change in enumerate(ordered.values(), start=1):
         change.place = place
@@ -175,7 +189,7 @@ def _logged(entries: list[Entry], places: list[int]) -> Iterator[str]:
     yield _array(columns.status)  # type: ignore[arg-type]
     yield _array(columns.calls)  # type: ignore[arg-type]
     yield _array(columns.units)  # type: ignore[arg-type]
-    yield _array(columns.latency_us)  # type: ignore[arg-type]
+    yield _array("NULL" if latency_us is None else latency_us for latency_us in columns.latency_us)  # type: ignore[union-attr]
     yield _array("NULL" if lease_id is None else _uuid(lease_id) for lease_id in columns.lease_id)  # type: ignore[union-attr]
 
 

@@ -10,10 +10,14 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from . import calls
+from .gateway import api as gateway
 
 
 class MeteringMiddleware:
-    """Outermost: its latency is what the caller waits for inside this process. Views that are not metered pass through."""
+    """Outermost: its latency is what the caller waits for inside this process. Views that are not metered pass through.
+
+    The gateway is answered here: nothing that follows in the stack concerns it.
+    """
 
     sync_capable = async_capable = True
 
@@ -26,6 +30,8 @@ class MeteringMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         if self.is_async:
             return self._answer_async(request)
+        if request.path_info.startswith(gateway.GATE) and (told := gateway.answer(request)) is not None:
+            return told
         started = perf_counter_ns()
         try:
             response: HttpResponseBase = self.get_response(request)
@@ -36,6 +42,10 @@ class MeteringMiddleware:
         return response if call is None else _with_headers(response, call)
 
     async def _answer_async(self, request: HttpRequest) -> HttpResponseBase:
+        if request.path_info.startswith(gateway.GATE):
+            told = await sync_to_async(gateway.answer)(request)
+            if told is not None:
+                return told
         started = perf_counter_ns()
         try:
             response: HttpResponseBase = await self.get_response(request)

@@ -254,7 +254,7 @@ class Call(models.Model):
     status = models.PositiveSmallIntegerField()
     calls = models.PositiveIntegerField()
     units = models.BigIntegerField(help_text=_("Units billed: 0 when failed or refused."))
-    latency_us = models.PositiveIntegerField(help_text=_("Microseconds."))
+    latency_us = models.PositiveIntegerField(null=True, help_text=_("Microseconds; empty: not known."))
     lease_id = models.UUIDField(null=True)
     batch_id = models.UUIDField()
 

@@ -10,6 +10,7 @@ from django.conf import settings
 
 from .clock import DatabaseClock
 from .database import Connection
+from .pending import HOLDER
 
 RENEW = """
 INSERT INTO metering_process (id, host, pid, started_at, renewed_at, expires_at, counted_to)
@@ -17,7 +18,7 @@ VALUES (%(id)s, %(host)s, %(pid)s, clock_timestamp(), clock_timestamp(),
         clock_timestamp() + make_interval(secs => %(lease_seconds)s), coalesce(%(counted_to)s, clock_timestamp()))
 ON CONFLICT (id) DO UPDATE SET renewed_at = EXCLUDED.renewed_at, expires_at = EXCLUDED.expires_at, counted_to = EXCLUDED.counted_to
 RETURNING extract(epoch FROM clock_timestamp())::float8,
-          (SELECT count(*) FROM metering_process WHERE expires_at > clock_timestamp())
+          (SELECT count(*) FROM metering_process WHERE expires_at > clock_timestamp() AND id <> %(holder)s)
 """
 # Expired rows stay until their leases were reclaimed or are long gone: the row is what says that they are dead.
 BURY = "DELETE FROM metering_process WHERE expires_at < clock_timestamp() - interval '1 hour'"
@@ -47,6 +48,7 @@ class Registration:
             RENEW,
             {
                 "id": self.id,
+                "holder": HOLDER,
                 "host": socket.gethostname()[:120],
                 "pid": os.getpid(),
                 "lease_seconds": lease_seconds,

@@ -12,7 +12,6 @@ from uuid import UUID
 from django.db import connection, transaction
 
 from . import histogram, invariants
-from .models import Outcome
 
 HOUR = timedelta(hours=1)
 HOUR_SQL = "date_trunc('hour', occurred_at, 'UTC')"
@@ -26,7 +25,7 @@ WITH period AS MATERIALIZED (
 FROM_LOG = f"""
 {PERIOD}
 SELECT {HOUR_SQL}, period_start, project_id, api_key_id, capability, outcome,
-       CASE WHEN outcome = 'refused' THEN -1 ELSE width_bucket(latency_us, %(bounds)s::float8[]) END,
+       CASE WHEN outcome = 'refused' OR latency_us IS NULL THEN -1 ELSE width_bucket(latency_us, %(bounds)s::float8[]) END,
        sum(calls), sum(units), count(*)
 FROM metering_call LEFT JOIN period ON occurred_at >= period_start AND occurred_at < period_end
 WHERE tenant_id = %(tenant)s AND occurred_at >= %(start)s AND occurred_at < %(end)s
@@ -113,7 +112,7 @@ def from_ledger(*, tenant_id: UUID, start: datetime, end: datetime) -> Hours:
             sums = hours.setdefault(tuple(key), Sums())
             setattr(sums, outcome, getattr(sums, outcome) + int(calls))
             sums.units += int(units)
-            if outcome != Outcome.REFUSED:
+            if bucket >= 0:
                 sums.latencies[bucket] = sums.latencies.get(bucket, 0) + rows
         cursor.execute(FROM_ADJUSTMENTS, parameters)
         for *key, calls, units in cursor.fetchall():

@@ -13,20 +13,22 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
 
+HELD = "held"  # the outcome is told later (`pending.py`)
+
 
 class Entry(NamedTuple):
-    """One answered call. Instants are seconds since the epoch by database time."""
+    """One answered call, or one whose outcome is told later. Instants are seconds since the epoch by database time."""
 
     id: str  # see call_id
     tenant_id: UUID
     project_id: int
     key_id: int
     capability: str
-    outcome: str  # models.Outcome
+    outcome: str  # models.Outcome, or HELD
     reason: str
     status: int
     units: int  # billed; 0 when failed or refused
-    latency_us: int
+    latency_us: int | None  # None: not known
     occurred_at: float
     period_start: float
     period_end: float
@@ -70,6 +72,7 @@ class Settled:
     period_start: float
     used: int
     recorded: int  # units that this flush added
+    held: int | None = None  # units of calls that await their outcome; None: not asked
 
 
 def call_id(occurred_at: float) -> str:

@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from . import allowances, engine, invariants, partitions
 from .database import Database
+from .gateway import outcomes
 from .models import Batch
 from .reclaim import reclaim_everywhere
 
@@ -63,6 +64,12 @@ def check_invariants() -> None:
 def adopt_spools() -> None:
     """Calls that processes of this machine left on disk when they ended are in the ledger."""
     engine.engine().adopt()
+
+
+@shared_task
+def settle_overdue_calls() -> None:
+    """Calls of the gateway whose outcome nobody told in time count as served."""
+    outcomes.settle_overdue()
 
 
 @shared_task

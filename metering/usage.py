@@ -111,10 +111,14 @@ class Scope:
         return cls(tenant_id, periods.hour_of(period.start), period.end, period.start)
 
 
+AS_OF = """
+    SELECT least(clock_timestamp(), min(counted_to), (SELECT min(admitted_at) FROM metering_pending))
+    FROM metering_process WHERE expires_at > clock_timestamp()
+"""
 # The next one too: a prediction ends where it begins. Before all else up to when everything is counted.
-KNOWN = """
+KNOWN = f"""
 (SELECT NULL::timestamptz, (
-    SELECT least(clock_timestamp(), min(counted_to)) FROM metering_process WHERE expires_at > clock_timestamp()))
+    {AS_OF}))
 UNION ALL
 (SELECT period_start, period_end FROM metering_quota WHERE tenant_id = %(tenant)s AND period_start <= %(now)s
  ORDER BY period_start DESC LIMIT %(count)s)
@@ -160,11 +164,9 @@ def _period_at(instant: datetime, known: list[periods.Period], anchor: datetime)
 
 
 def as_of() -> datetime:
-    """Up to when everything is counted: the instant that the slowest live process has flushed to, else now."""
+    """Up to when everything is counted: the slowest live process has flushed to then, and no older call awaits its outcome."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT least(clock_timestamp(), min(counted_to)) FROM metering_process WHERE expires_at > clock_timestamp()"
-        )
+        cursor.execute(AS_OF)
         row: Any = cursor.fetchone()
     return row[0]  # type: ignore[no-any-return]
 

@@ -1,13 +1,16 @@
 """The ways in. Each one meters a call of a customer's program; the contract asks the same of all."""
 
 import itertools
+import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
 from asgiref.sync import async_to_sync
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, Client
+from django.test.utils import override_settings
 from django.urls import path
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -18,6 +21,8 @@ from metering.events.api import EventsView
 from metering.throttles import TierThrottle
 from tenants import keys
 from tenants.models import ApiKey
+
+GATE_SECRET = "the gate's secret, which is long enough"
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,35 @@ class Events(WayIn):
                 keys.cache.clear()
 
 
+class Gateway(WayIn):
+    """A proxy: it asks before it serves, serves by itself, and tells how it answered."""
+
+    name = "gateway"
+
+    def call(self, key: str | None, *, status: int = 200, cost: int = 1) -> Answer:
+        headers = {"meterhouse-capability": "contract", "meterhouse-cost": str(cost)}
+        if key:
+            headers["authorization"] = f"Bearer {key}"
+        decision = Client().get("/gate", headers=headers)
+        fields = {name.lower(): value for name, value in decision.headers.items()}
+        if decision.status_code != 204:
+            document = json.loads(decision.content)
+            assert json.loads(fields["meterhouse-problem"]) == document
+            return Answer(decision.status_code, fields, document)
+        told = tell([{"call_id": fields["meterhouse-call-id"], "status": status, "latency_ms": 12.5}])
+        assert told["settled"] == 1
+        return Answer(status, fields, None)
+
+
+def tell(outcomes: list[Any]) -> Any:
+    """What the product answers to these outcomes."""
+    with override_settings(GATE={**settings.GATE, "SECRETS": [GATE_SECRET]}):
+        headers = {"authorization": f"Bearer {GATE_SECRET}"}
+        answer = Client().post("/gate/outcomes", outcomes, content_type="application/json", headers=headers)
+    assert answer.status_code == 200, answer.content
+    return json.loads(answer.content)
+
+
 WAYS: list[WayIn] = [
     View("throttled"),
     View("plain"),
@@ -127,4 +161,5 @@ WAYS: list[WayIn] = [
     View("throttled", in_event_loop=True),
     View("async", in_event_loop=True),
     Events(),
+    Gateway(),
 ]
