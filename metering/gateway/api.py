@@ -78,6 +78,8 @@ def _decide(request: HttpRequest) -> HttpResponse:
     status = HTTPStatus.NO_CONTENT if request.path_info == GATE else HTTPStatus.OK  # Envoy takes nothing else for a yes
     admitted = HttpResponse(status=status, headers={**calls.headers(call), **_named(caller)})
     del admitted["Content-Type"]
+    if status == HTTPStatus.OK:
+        admitted["Content-Length"] = "0"  # else it would be sent in chunks
     return admitted
 
 
