@@ -74,6 +74,7 @@ MIDDLEWARE = [
     "metering.middleware.MeteringMiddleware",  # outermost: it measures the whole call
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "config.compression.CompressionMiddleware",
     "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "config.language.language",

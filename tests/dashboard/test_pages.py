@@ -1,5 +1,6 @@
 """The pages in their states, as a customer reads them."""
 
+import gzip
 import re
 from datetime import timedelta
 from html import unescape
@@ -291,6 +292,20 @@ def test_no_page_needs_a_weaker_policy(visit: Visit, client: Client) -> None:
         assert not re.search(r"<script(?![^>]*\ssrc=)", html)
         assert not re.search(r"\s(on\w+|hx-on[^=]*)=", html)
         assert "http://" not in re.sub(re.escape(settings.PUBLIC_URL) + "|http://www.w3.org", "", html)
+
+
+def test_pages_and_exports_are_compressed_and_the_api_answers_at_once(visit: Visit) -> None:
+    acme = busy(visit)
+    takes_gzip = {"accept-encoding": "gzip"}
+    for address in ("usage", "usage.csv", "calls.csv"):
+        plain = acme.client.get(f"/t/{acme.slug}/{address}")
+        packed = acme.client.get(f"/t/{acme.slug}/{address}", headers=takes_gzip)
+        assert ("content-encoding" in plain, packed["content-encoding"]) == (False, "gzip"), address
+        whole = gzip.decompress(b"".join(packed) if packed.streaming else packed.content)
+        if address.endswith("csv"):
+            assert whole == b"".join(plain)
+    told = Client().get("/api/v1/usage", headers={**takes_gzip, "authorization": f"Bearer {acme.owned.api_key}"})
+    assert (told.status_code, "content-encoding" in told) == (200, False)
 
 
 def test_links_lead_to_pages_that_exist(visit: Visit) -> None:
