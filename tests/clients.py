@@ -27,7 +27,9 @@ def get(address: tuple[str, int], path: str, key: str | None, *, method: str = "
         connection.close()
 
 
-def get_many(address: tuple[str, int], path: str, key: str, *, count: int, clients: int) -> list[Answer]:
+def get_many(
+    address: tuple[str, int], path: str, key: str, *, count: int, clients: int, headers: dict[str, str] | None = None
+) -> list[Answer]:
     """`count` calls from `clients` clients at once."""
     answers: list[Answer] = []
     left = iter(range(count))
@@ -35,7 +37,7 @@ def get_many(address: tuple[str, int], path: str, key: str, *, count: int, clien
     def run() -> None:
         connection = http.client.HTTPConnection(*address, timeout=60)
         for _ in left:
-            answers.append(_call(connection, path, key, "GET"))
+            answers.append(_call(connection, path, key, "GET", headers))
         connection.close()
 
     threads = [threading.Thread(target=run) for _ in range(clients)]
@@ -46,7 +48,14 @@ def get_many(address: tuple[str, int], path: str, key: str, *, count: int, clien
     return answers
 
 
-def _call(connection: http.client.HTTPConnection, path: str, key: str | None, method: str) -> Answer:
-    connection.request(method, path, headers={"Authorization": f"Bearer {key}"} if key else {})
+def _call(
+    connection: http.client.HTTPConnection,
+    path: str,
+    key: str | None,
+    method: str,
+    headers: dict[str, str] | None = None,
+) -> Answer:
+    sent = {"Authorization": f"Bearer {key}"} if key else {}
+    connection.request(method, path, headers=sent | (headers or {}))
     response = connection.getresponse()
     return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())

@@ -1,15 +1,20 @@
 """The promises of metering as a customer's program sees them: real gunicorn processes, real HTTP."""
 
+import http.client
+import json
 import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from uuid import UUID
 
 import pytest
 from django.utils import timezone
 from pytest_django import DjangoDbBlocker
 
+from metering.gateway.outcomes import State, Told, settle
 from tenants import keys
 from tests.clients import get, get_many
 from tests.conftest import MakeTenant, Product, StartProduct, products, wait_until
@@ -55,6 +60,58 @@ def test_a_limit_of_500_admits_exactly_500_of_2000(product: Product, make_tenant
     kept = books(globex.tenant.id)
     kept.assert_balanced()
     assert (kept.used, kept.reserved, kept.logged) == (500, 0, {"billable": 500, "failed": 0, "refused": 1500})
+
+
+def test_a_limit_of_500_is_shared_by_views_the_gateway_and_events(product: Product, make_tenant: MakeTenant) -> None:
+    """All at once, in two web processes; what the gateway admitted is told to another process, a part of it twice."""
+    acme = make_tenant(included=500, burst_per_second=100_000)
+    _, sender = keys.issue(project=acme.key.project, name="s", actor="test", scopes=frozenset({"events:write"}))
+    with ThreadPoolExecutor(3) as pool:
+        viewed = pool.submit(get_many, product.address, SESSION, acme.api_key, count=300, clients=6)
+        asked = pool.submit(
+            get_many,
+            product.address,
+            "/gate",
+            acme.api_key,
+            count=300,
+            clients=6,
+            headers={"Meterhouse-Capability": "storage"},
+        )
+        sent = pool.submit(accepted_events, product, sender, requests=15, events=20)
+    views = Counter(answer.status for answer in viewed.result())
+    gate = [answer.headers["meterhouse-call-id"] for answer in asked.result() if answer.status == 204]
+    assert min(views[200], len(gate), sent.result()) > 0
+    assert views[200] + len(gate) + sent.result() <= 500
+    told = [
+        Told(UUID(call_id), 500 if place < 10 else 200, tenant_id=acme.tenant.id) for place, call_id in enumerate(gate)
+    ]
+    wait_until(lambda: State.EARLY not in {one.state for one in settle(told)}, what="the last flush")
+    assert {one.state for one in settle(told[:50])} == {State.ALREADY}
+    admitted = views[200] + len(gate) - 10 + sent.result()  # ten of them failed, and are free again
+
+    def is_used_up() -> bool:
+        nonlocal admitted
+        answer = get(product.address, SESSION, acme.api_key)
+        admitted += answer.status == 200
+        return answer.status == 429 and answer.headers["retry-after"] != "1"
+
+    wait_until(is_used_up, what="the last free unit")
+    assert admitted == 500
+    kept = books(acme.tenant.id)
+    kept.assert_balanced()
+    assert (kept.used, kept.reserved, kept.logged["failed"]) == (500, 0, 10)
+
+
+def accepted_events(product: Product, key: str, *, requests: int, events: int) -> int:
+    """How many events were admitted, asked for in batches."""
+    client, accepted = http.client.HTTPConnection(*product.address, timeout=30), 0
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    for number in range(requests):
+        batch = [{"id": f"{number}-{place}", "capability": "storage", "admit": True} for place in range(events)]
+        client.request("POST", "/api/v1/events", json.dumps(batch), headers)
+        accepted += json.loads(client.getresponse().read())["accepted"]
+    client.close()
+    return accepted
 
 
 def test_after_the_last_flush_a_refusal_says_the_periods_end(product: Product, make_tenant: MakeTenant) -> None:

@@ -20,6 +20,7 @@ LINES_AT_ONCE = 1000
 LONGEST_LINE = 4096
 SETTLING_SECONDS = 0.2  # the product holds what it admitted within 50 ms: a line of this moment would come too early
 AGAIN_SECONDS = 1.0
+EARLY_TRIES = 10  # a call is known within 50 ms, or its process was killed before
 REOPENED_SECONDS = 1.0  # after a rotation the proxy's processes turn to the new file one after the other
 PATIENCE_SECONDS = 30.0
 
@@ -192,12 +193,18 @@ class Teller:
         finally:
             connection.close()
         if answer.status == http.client.OK:
-            results: list[dict[str, Any]] = json.loads(body)["outcomes"]
-            return results
+            return self._results(body)
         said = f"{answer.status} {body[:300].decode(errors='replace')}"
         if answer.status >= http.client.INTERNAL_SERVER_ERROR or answer.status == http.client.TOO_MANY_REQUESTS:
             raise Away(said)
         raise Refused(said)
+
+    def _results(self, body: bytes) -> list[dict[str, Any]]:
+        try:
+            results: list[dict[str, Any]] = json.loads(body)["outcomes"]
+        except (ValueError, KeyError, TypeError):
+            raise Refused(f"{self._url.geturl()} is not the gateway: it answers {body[:100]!r}") from None
+        return results
 
 
 def ship(log: Log, teller: Teller, *, stopping: Callable[[], bool], pause: Callable[[float], object]) -> int:
@@ -236,8 +243,8 @@ def _early(told: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]]) ->
 def _tell(
     told: Sequence[dict[str, Any]], teller: Teller, stopping: Callable[[], bool], pause: Callable[[float], object]
 ) -> bool:
-    """Whether the product has taken all of them."""
-    is_away = False
+    """Whether the product has taken all of them. What it does not know after a while was lost with its process: that is said."""
+    is_away, tries = False, 0
     while told:
         try:
             results = teller.tell(told)
@@ -246,7 +253,12 @@ def _tell(
                 logger.warning("The product takes no outcomes, they are told again: %s", error)
             is_away = True
         else:
-            told = _early(told, results)
+            told, tries = _early(told, results), tries + 1
+            if told and tries > EARLY_TRIES:
+                logger.error(
+                    "%d outcomes of calls that the product does not know, first: %s", len(told), json.dumps(told[0])
+                )
+                return True
         if told:
             if stopping():
                 return False

@@ -123,6 +123,11 @@ def test_what_the_product_does_not_take_now_is_told_again(
     Shipper(path, product, monkeypatch).run()
     assert product.numbers == [1, 2]
     assert caplog.text.count("are told again") == 1
+    with path.open("a") as log:
+        log.write(line(2))
+    product.answers = ["early"] * (shipping.EARLY_TRIES + 1)  # its process was killed: it must not hold up the others
+    Shipper(path, product, monkeypatch).run()
+    assert "1 outcomes of calls that the product does not know" in caplog.text
     stopped = Shipper(path, product, monkeypatch)
     stopped.is_stopping = True
     with path.open("a") as log:
