@@ -116,7 +116,7 @@ def _refuse(item: Item) -> None:
     assert call is not None
     assert call.problem is not None
     item.result.state, item.result.problem, item.result.why = State.REFUSED, call.problem, str(call.problem.detail)
-    calls.close_call(call, status=call.problem.status_code, latency_us=item.event.latency_us)
+    calls.close_call(call, status=call.problem.status_code, latency_us=item.event.latency_us or 0)
 
 
 def _give_back(items: Sequence[Item]) -> None:

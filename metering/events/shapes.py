@@ -31,7 +31,7 @@ class Event:
     capability: str
     units: int = 1
     status: int = HTTPStatus.OK.value
-    latency_us: int = 0
+    latency_us: int | None = None  # None: not known
     occurred_at: datetime | None = None  # None: when it is received
     admit: bool = False  # whether the limits decide
 
@@ -122,7 +122,7 @@ def _measured(members: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "units": _whole(members.get("quantity", 1), "quantity", least=1, most=MAX_COST),
         "status": _status(members),
-        "latency_us": _latency(members.get("latency_ms", 0)),
+        "latency_us": _latency(members.get("latency_ms")),
         "admit": _flag(members.get("admit", False)),
     }
 
@@ -159,7 +159,9 @@ def _status(members: Mapping[str, Any]) -> int:
     return OUTCOMES[outcome]
 
 
-def _latency(value: Any) -> int:
+def _latency(value: Any) -> int | None:
+    if value is None:
+        return None
     if type(value) not in {int, float} or not 0 <= value <= MAX_LATENCY_MS:
         raise Wrong(f"latency_ms: it is a number from 0 to {MAX_LATENCY_MS:,}.")
     microseconds: int = round(value * 1000)
