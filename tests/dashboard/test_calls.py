@@ -75,6 +75,7 @@ def test_page_api_and_csv_find_the_same_calls(visit: Visit, call: Api, query: st
 
 def test_the_api_pages_through_every_call_once(visit: Visit, call: Api) -> None:
     acme = visit(plan="scale")
+    keep_since(timezone.now() - timedelta(days=1))
     ids = [str(add_call(acme.owned.key, timezone.now() - timedelta(minutes=37 * number))) for number in range(13)]
     found, cursor = [], ""
     for _ in range(20):

@@ -242,8 +242,8 @@ def test_leases_follow_to_the_running_period(make_tenant: MakeTenant) -> None:
 
 
 def test_an_hour_that_the_call_log_no_longer_keeps_is_not_cut(make_tenant: MakeTenant) -> None:
-    acme = make_tenant(now=NOW, anchor=NOW - timedelta(days=60))
-    old = NOW - timedelta(days=20)
+    acme = make_tenant(now=NOW, anchor=NOW - timedelta(days=240))
+    old = NOW - timedelta(days=200)  # further back than any test keeps calls
     with connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO metering_usage_hour (tenant_id, hour, period_start, project_id, api_key_id, capability, billable, units) "

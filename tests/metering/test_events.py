@@ -59,7 +59,8 @@ MakeSender = Callable[..., Sender]
 @pytest.fixture
 def make_sender(committed: None, make_tenant: MakeTenant) -> MakeSender:
     def make(**options: Any) -> Sender:
-        return Sender(make_tenant(**{"burst_per_second": 10**6, **options}))
+        begun = timezone.now() - timedelta(days=20)  # what the tests send is of this period, at whatever time they run
+        return Sender(make_tenant(**{"burst_per_second": 10**6, "anchor": begun, **options}))
 
     return make
 
