@@ -170,9 +170,9 @@ def _weekend(weeks: list[list[int]]) -> list[int]:
         return [ONE] * WEEK
     noise = _variance(working) * WEEK // (len(free) * SATURDAY)
     away = _believed(sum(free) // len(free) - sum(working) // len(working), DOUBT * noise)
-    return [ONE - away * len(free) // (len(free) + len(working))] * SATURDAY + [
-        max(LEAST_WEIGHT, ONE + away * len(working) // (len(free) + len(working)))
-    ] * (WEEK - SATURDAY)
+    days = len(free) + len(working)
+    on_working, on_free = ONE - away * len(free) // days, ONE + away * len(working) // days
+    return [max(LEAST_WEIGHT, on_working)] * SATURDAY + [max(LEAST_WEIGHT, on_free)] * (WEEK - SATURDAY)
 
 
 def _without_bursts(week: list[int]) -> list[int]:

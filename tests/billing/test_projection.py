@@ -53,6 +53,15 @@ def test_weekends_are_told_apart_from_working_days() -> None:
     assert found.rest[0] < found.rest[2] / 5  # Saturday, Monday
 
 
+@pytest.mark.parametrize("weeks", [1, 2, 5])
+def test_calls_on_weekends_only_are_expected_to_go_on(weeks: int) -> None:
+    now = JUNE.start + 14 * DAY  # a Monday
+    known = days_before(now, [0, 0, 0, 0, 0, 0, 700] * weeks)
+    found = projection.projected(period=JUNE, used=700 * min(weeks, 2), days=known, now=now)
+    assert found
+    assert found.likely > 700 * min(weeks, 2)
+
+
 def test_a_burst_of_one_day_does_not_go_on() -> None:
     now = JUNE.start + 10 * DAY
     calm = projection.projected(period=JUNE, used=1_000, days=days_before(now, [100] * 40), now=now)
