@@ -15,6 +15,7 @@ from . import (
     alerting,
     changes,
     charges,
+    customers,
     ended_periods,
     grace,
     inbox,
@@ -69,6 +70,12 @@ def catch_up_stripe_events() -> None:
 def sweep_accounts() -> None:
     """Accounts whose events were lost altogether."""
     sweep.sweep(now=timezone.now())
+
+
+@shared_task
+def tell_customers() -> None:
+    """Tenants whose name or billing address Stripe does not know yet."""
+    customers.tell_due()
 
 
 @shared_task

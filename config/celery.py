@@ -33,6 +33,7 @@ app.conf.beat_schedule = {
     },
     "catch-up-stripe-events": {"task": CATCH_UP, "schedule": 86_400.0},
     "sweep-accounts": {"task": "billing.tasks.sweep_accounts", "schedule": 60.0, "options": {"expires": 60}},
+    "tell-customers": {"task": "billing.tasks.tell_customers", "schedule": 60.0, "options": {"expires": 60}},
     "restrict-overdue": {"task": "billing.tasks.restrict_overdue", "schedule": 60.0, "options": {"expires": 60}},
     "advance-changes": {"task": "billing.tasks.advance_changes", "schedule": 5.0, "options": {"expires": 5}},
     "watch-upgrades": {"task": "billing.tasks.watch_upgrades", "schedule": 5.0, "options": {"expires": 5}},

@@ -48,6 +48,12 @@ class Account(models.Model):
 
     state = models.CharField(max_length=16, choices=PaymentState.choices, default=PaymentState.NONE)
     customer_id = models.CharField(max_length=255, null=True, blank=True, unique=True, help_text=_("Stripe's cus_..."))
+    customer_name = models.CharField(
+        max_length=255, blank=True, help_text=_("The tenant's name that Stripe was told last; empty: not known.")
+    )
+    customer_email = models.CharField(
+        max_length=255, blank=True, help_text=_("The billing address that Stripe was told last; empty: not known.")
+    )
     subscription_id = models.CharField(
         max_length=255, null=True, blank=True, unique=True, help_text=_("Stripe's sub_...")
     )

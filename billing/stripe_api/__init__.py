@@ -41,7 +41,15 @@ from .catalogue import (
     is_subscribed_to,
 )
 from .connection import PAGE, client, secret_key, share_address
-from .customers import card_of, create_customer, find_customer, give_card, has_customer, tenant_of
+from .customers import (
+    card_of,
+    create_customer,
+    find_customer,
+    give_card,
+    has_customer,
+    tenant_of,
+    update_customer,
+)
 from .events import account_id, event, raw, thin_event, undelivered_events
 from .invoices import invoice_lines, open_invoices
 from .meter_events import meter_total, send_meter_event
@@ -123,5 +131,6 @@ __all__ = [
     "tenant_of",
     "thin_event",
     "undelivered_events",
+    "update_customer",
     "verified",
 ]

@@ -18,6 +18,12 @@ def create_customer(*, tenant_id: UUID, name: str, email: str, key: str) -> str:
         return str(plain(made)["id"])
 
 
+def update_customer(*, customer_id: str, name: str, email: str) -> None:
+    """The customer is called so and written to there. Without a key: one that had made this change before would undo none since."""
+    with asking():
+        client().v1.customers.update(customer_id, {"name": name, "email": email})
+
+
 def find_customer(*, tenant_id: UUID) -> str | None:
     """The tenant's customer that an earlier try made, the newest. Stripe's search may lag a minute behind."""
     with asking():

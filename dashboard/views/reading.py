@@ -8,13 +8,15 @@ from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from billing.models import Account
-from dashboard import invoices
+from dashboard import alerts, invoices
 from dashboard.arithmetic import projected_invoice
 from dashboard.explanations import EXPLANATIONS
 from dashboard.overview import overview as overview_of
 from dashboard.pages import needs, render_page, with_account
 from dashboard.trends import trends as trends_of
 from tenants.access import Right, TenantRequest, tenant_page
+
+RECENT_ALERTS = 3
 
 
 @require_safe
@@ -24,7 +26,8 @@ from tenants.access import Right, TenantRequest, tenant_page
 def overview(request: TenantRequest, account: Account) -> HttpResponse:
     sees_money = Right.SEE_MONEY in request.rights
     page = overview_of(account=account, now=timezone.now(), sees_money=sees_money)
-    context: dict[str, Any] = {"account": account, "page": page}
+    fired = alerts.recent(tenant=account.tenant, sees_money=sees_money, limit=RECENT_ALERTS)
+    context: dict[str, Any] = {"account": account, "page": page, "fired": fired}
     if sees_money and not request.htmx:
         context["recent_invoices"] = invoices.recent(account=account)
     return render_page(request, "dashboard/overview.html", "live", context)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from io import StringIO
@@ -171,7 +172,22 @@ def test_a_restricted_member_sees_calls_of_its_projects_only(visit: Visit) -> No
         assert str(ids["served"]) in text
         assert str(ids["missing"]) not in text
     assert acme.client.get(f"/t/{acme.slug}/calls/{ids['missing']}").status_code == 404
-    assert "Projected invoice" not in acme.page(f"calls/{ids['served']}")
+    assert "What the period costs" not in acme.page(f"calls/{ids['served']}")
+
+
+def test_a_call_leads_to_what_its_period_costs(visit: Visit) -> None:
+    acme, now = visit(plan="scale", into=timedelta(days=1)), timezone.now()
+    keep_since(now - timedelta(days=4))
+    running, ended = add_call(acme.owned.key, now), add_call(acme.owned.key, now - timedelta(days=3))
+    addresses = []
+    for call_id in (running, ended):
+        (address,) = re.findall(rf'href="(/t/{acme.slug}/why[^"]*)"', acme.page(f"calls/{call_id}"))
+        addresses.append(address.removeprefix(f"/t/{acme.slug}/"))
+    assert addresses[0] == "why"
+    assert addresses[1].startswith("why?period=")
+    assert "estimate" not in words(acme.page(addresses[1]))  # the period that is over
+    acme.becomes(Role.DEVELOPER)
+    assert f"/t/{acme.slug}/why" not in acme.page(f"calls/{running}")
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,9 @@ def test_an_alert_fires_once_and_shows_on_the_page(visit: Visit) -> None:
     add_usage(acme.owned.key, timezone.now(), billable=60_000)
     text = words(acme.page("limits"))
     assert "60 % of the included calls are used 60,000 fired" in text
+    overview = words(acme.page())
+    assert overview.index("Recent alerts") < overview.index("60 % of the included calls are used")
+    assert f"/t/{acme.slug}/limits" in acme.page()
     assert "Usage costs $5.00 119,980 not yet" in text
     add_usage(acme.owned.key, timezone.now(), billable=1)
     assert Crossing.objects.filter(tenant=acme.owned.tenant, key="share:60").count() == 1
