@@ -88,6 +88,28 @@ EXPLANATIONS = {
         _("A call to the metered API that you sent wrong counts as a call; the management API is never billed."),
         (_("Correct the fields that errors names."),),
     ),
+    "gate-misconfigured": Explanation(
+        "500",
+        _("The gateway is not configured"),
+        _(
+            "The proxy in front of the service did not say which capability the request uses. Only the operator can mend it."
+        ),
+        NOT_BILLED,
+        (
+            _("Tell the service's operator; the answer's detail says what is missing."),
+            _("Operators: send Meterhouse-Capability from the proxy, or set GATE_PATHS."),
+        ),
+    ),
+    "path-not-served": Explanation(
+        "403",
+        _("This path is not served"),
+        _("No capability is configured for the path, so the gateway lets nothing through to it."),
+        NOT_BILLED,
+        (
+            _("Check the path that you call."),
+            _("Operators: name a capability for it in GATE_PATHS."),
+        ),
+    ),
     "unauthorized": Explanation(
         "401",
         _("The API key is not valid"),

@@ -257,6 +257,7 @@ class Engine:
         """Everything is flushed and returned, the thread has ended. Starts again with the next call."""
         with self._start_lock:
             if not self._is_running:
+                self.database.close()  # what was asked without a call, as for events, left connections, too
                 return
             self._is_running = False
             thread, self._thread = self._thread, None

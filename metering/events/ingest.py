@@ -9,7 +9,7 @@ Fails closed: without PostgreSQL nothing is taken, and the sender sends again. S
 import threading
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,15 +56,16 @@ def record(*, caller: Caller, events: Sequence[Event | Fault]) -> tuple[list[Res
     the same events may be sent again.
     """
     meter = engine()
-    _settle_doubts(meter)
+    settle_doubts(meter)
     results = [Result(event.id) for event in events]
     try:
         with meter.database.connection() as connection:
             now = _now(connection, meter, caller.tenant_id)
             told = ((caller, event, result) for event, result in zip(events, results, strict=True))
             items = list(recording.valid(told, now))
-            _mark_known(connection, items)
-        items = _admitted([item for item in items if item.result.state is not State.DUPLICATE], caller)
+            mark_known(connection, items)
+        items, refused = admitted([item for item in items if item.result.state is not State.DUPLICATE])
+        count_refused(refused)
         if items:
             _commit(meter, items)
         standing = _standing(meter, caller.tenant_id, now)
@@ -84,7 +85,7 @@ def _now(connection: Connection, meter: Engine, tenant_id: UUID) -> float:
     return float(now)
 
 
-def _mark_known(connection: Connection, items: list[Item]) -> None:
+def mark_known(connection: Connection, items: list[Item]) -> None:
     """What was recorded before must not ask for units. Whether a name is new is decided by the constraint, later."""
     before = recording.known(connection, [item for item in items if item.event.admit])
     for item in items:
@@ -92,34 +93,41 @@ def _mark_known(connection: Connection, items: list[Item]) -> None:
             item.result.state, item.result.call_id = State.DUPLICATE, before[item.name]
 
 
-def _admitted(items: list[Item], caller: Caller) -> list[Item]:
-    """The items without those that a limit refuses. Raises NoPlan or LimitUnavailable, with every unit given back."""
+def admitted(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
+    """The items that limits let pass, as all do that do not ask; and those that one refuses.
+
+    Raises NoPlan or LimitUnavailable, with every unit given back.
+    """
     kept: list[Item] = []
+    refused: list[Item] = []
     try:
         for item in items:
             if item.event.admit and calls.is_billable(item.event.status):
-                item.call = calls.open_call(caller=caller, capability=item.event.capability, cost=item.event.units)
-                item.result.call = item.call
-                if item.call.problem is not None:
-                    _refuse(item)
+                item.call = calls.open_call(caller=item.caller, capability=item.event.capability, cost=item.event.units)
+                item.result.call, problem = item.call, item.call.problem
+                if problem is not None:
+                    item.result.state, item.result.problem, item.result.why = (
+                        State.REFUSED,
+                        problem,
+                        str(problem.detail),
+                    )
+                    refused.append(item)
                     continue
             kept.append(item)
     except BaseException:
-        _give_back(kept)
+        give_back(kept)
         raise
-    return kept
+    return kept, refused
 
 
-def _refuse(item: Item) -> None:
-    """Counted as refused, and not remembered: the sender may ask again."""
-    call = item.call
-    assert call is not None
-    assert call.problem is not None
-    item.result.state, item.result.problem, item.result.why = State.REFUSED, call.problem, str(call.problem.detail)
-    calls.close_call(call, status=call.problem.status_code, latency_us=item.event.latency_us or 0)
+def count_refused(items: Sequence[Item]) -> None:
+    """Each is counted as refused, and its name not remembered: the sender may ask again."""
+    for item in items:
+        if item.call is not None and item.call.problem is not None:
+            calls.close_call(item.call, status=item.call.problem.status_code, latency_us=item.event.latency_us or 0)
 
 
-def _give_back(items: Sequence[Item]) -> None:
+def give_back(items: Sequence[Item]) -> None:
     for item in items:
         if item.call is not None and item.call.ticket is not None:
             engine().give_back(item.call.ticket)
@@ -133,17 +141,24 @@ def _commit(meter: Engine, items: list[Item]) -> None:
         with meter.database.connection() as connection:
             settled = _recorded(connection, items, batch_id)
     except Unreachable:
-        with _doubts_lock:
-            _doubts.append((time.monotonic(), batch_id, items))
+        doubt(batch_id, items)
         raise
     except BaseException:
-        _give_back(items)
+        give_back(items)
         raise
-    admitted = [item.call.ticket for item in items if item.result.state is State.ACCEPTED and item.call is not None]
+    settle(meter, items, settled)
+
+
+def settle(meter: Engine, items: Sequence[Item], settled: Sequence[Settled]) -> None:
+    """The items were committed: what this process holds of the tenants follows, and units of duplicates are free again."""
+    used: Counter[tuple[UUID, float]] = Counter()
+    for item in items:
+        if item.result.state is State.ACCEPTED and item.call is not None and item.call.ticket is not None:
+            used[item.caller.tenant_id, item.call.ticket.bounds.start] += item.call.ticket.cost
     for quota in settled:
-        units = sum(one.cost for one in admitted if one is not None and one.bounds.start == quota.period_start)
+        units = used[quota.tenant_id, quota.period_start]
         meter.leases.settle(quota.tenant_id, period_start=quota.period_start, used=quota.used, recorded=units)
-    _give_back([item for item in items if item.result.state is State.DUPLICATE])
+    give_back([item for item in items if item.result.state is State.DUPLICATE])
 
 
 def _recorded(connection: Connection, items: list[Item], batch_id: UUID) -> list[Settled]:
@@ -162,7 +177,13 @@ _doubts: deque[tuple[float, UUID, list[Item]]] = deque()
 _doubts_lock = threading.Lock()
 
 
-def _settle_doubts(meter: Engine) -> None:
+def doubt(batch_id: UUID, items: Sequence[Item]) -> None:
+    """Nobody saw whether the batch with these items was committed."""
+    with _doubts_lock:
+        _doubts.append((time.monotonic(), batch_id, list(items)))
+
+
+def settle_doubts(meter: Engine) -> None:
     """Units of commits whose end nobody saw are free again where nothing was committed. At once they might be used twice."""
     while True:
         with _doubts_lock:

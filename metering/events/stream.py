@@ -25,11 +25,14 @@ from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
 from redis.retry import Retry
 
-from metering.database import Connection, Connects
+from metering.database import Connection, Connects, Unreachable
+from metering.engine import engine
+from metering.recorder import Settled
 from tenants.keys import Caller
+from tenants.problems import Problem
 
-from . import recording, shapes
-from .recording import Result, State
+from . import ingest, recording, shapes
+from .recording import Item, Result, State
 from .shapes import Event, Fault
 
 logger = logging.getLogger(__name__)
@@ -73,6 +76,7 @@ class Drained:
     recorded: int = 0
     duplicates: int = 0
     set_aside: int = 0
+    refused: int = 0
 
 
 def shard_of(tenant_id: UUID, shards: int | None = None) -> str:
@@ -107,37 +111,83 @@ def drain(*, shard: str, source: Any, database: Connects, limit: int = ENTRIES_A
     """
     if not source.xlen(shard):
         return Drained()
+    turn = _Turn(shard, source, limit)
     try:
         with database.connection() as connection:
             connection.execute(BEGIN, (shard,))
-            drained, position = recording.in_transaction(connection, lambda: _turn(connection, shard, source, limit))
+            recording.in_transaction(connection, lambda: turn.take(connection))
     except psycopg.Error as error:  # one entry that the ledger cannot take: halve until it is alone
+        turn.forget()
         if limit > 1:
             return drain(shard=shard, source=source, database=database, limit=limit // 2)
         return _pass_over(shard, source, database, error)
-    if position:
-        source.xtrim(shard, minid=position, approximate=False)
-        source.xdel(shard, position)
-    return drained
+    except Unreachable:
+        turn.leave_in_doubt()
+        raise
+    turn.close()
+    return turn.drained
 
 
-def _turn(connection: Connection, shard: str, source: Any, limit: int) -> tuple[Drained, str]:
-    """Inside a transaction: the next entries are recorded or set aside, and the position stands after them."""
-    entries, _ = _next(connection, shard, source, limit)
-    if not entries:
-        return Drained(), ""
-    row: Any = connection.execute(NOW).fetchone()
-    told = _told(connection, entries)
-    items = list(recording.valid(((caller, event, result) for _, caller, event, result in told), row[0]))
-    position = entries[-1].id
-    recording.recorded(connection, items, uuid.uuid5(NAMESPACE, f"{shard} {position}"))
-    states = [result.state for _, _, _, result in told]
-    for entry, caller, _, result in told:
-        if result.state is State.REJECTED:
-            _set_aside(connection, shard, entry, caller.tenant_id, result.why)
-    connection.execute(MOVE, (position, shard))
-    counted = (states.count(state) for state in (State.ACCEPTED, State.DUPLICATE, State.REJECTED))
-    return Drained(len(entries), *counted), position
+class _Turn:
+    """The next entries of a shard on their way into the ledger, and what their admission took and asked for."""
+
+    def __init__(self, shard: str, source: Any, limit: int) -> None:
+        self.shard, self.source, self.limit = shard, source, limit
+        self.drained, self.position, self.batch_id = Drained(), "", uuid.uuid4()
+        self.items: list[Item] = []
+        self.refused: list[Item] = []
+        self.settled: list[Settled] = []
+
+    def take(self, connection: Connection) -> None:
+        """Inside a transaction: the entries are recorded, refused or set aside, and the position stands after them."""
+        self.forget()  # what an earlier try admitted
+        entries, _ = _next(connection, self.shard, self.source, self.limit)
+        if not entries:
+            return
+        row: Any = connection.execute(NOW).fetchone()
+        told = _told(connection, entries)
+        items = list(recording.valid(((caller, event, result) for _, caller, event, result in told), row[0]))
+        self._admit(connection, items)
+        self.settled = recording.recorded(connection, self.items, self.batch_id)
+        for entry, caller, _, result in told:
+            if result.state is State.REJECTED:
+                _set_aside(connection, self.shard, entry, caller.tenant_id, result.why)
+        self.position = entries[-1].id
+        connection.execute(MOVE, (self.position, self.shard))
+        states = [result.state for _, _, _, result in told]
+        counted = (states.count(state) for state in (State.ACCEPTED, State.DUPLICATE, State.REJECTED, State.REFUSED))
+        self.drained = Drained(len(entries), *counted)
+
+    def _admit(self, connection: Connection, items: list[Item]) -> None:
+        if not any(item.event.admit for item in items):
+            self.items = items
+            return
+        ingest.settle_doubts(engine())
+        ingest.mark_known(connection, items)
+        try:
+            new = [item for item in items if item.result.state is not State.DUPLICATE]
+            self.items, self.refused = ingest.admitted(new)
+        except Problem as error:  # no limit can be asked now: the entries wait
+            raise Unreachable(str(error.detail)) from None
+
+    def forget(self) -> None:
+        """Nothing was recorded: what was admitted is free again."""
+        ingest.give_back(self.items)
+        self.items, self.refused = [], []
+
+    def leave_in_doubt(self) -> None:
+        """Nobody saw whether it was committed."""
+        if any(item.call for item in self.items):
+            ingest.doubt(self.batch_id, self.items)
+
+    def close(self) -> None:
+        """It is committed: units are used, refusals counted, the entries gone from the stream."""
+        if self.refused or any(item.call for item in self.items):
+            ingest.settle(engine(), self.items, self.settled)
+            ingest.count_refused(self.refused)
+        if self.position:
+            self.source.xtrim(self.shard, minid=self.position, approximate=False)
+            self.source.xdel(self.shard, self.position)
 
 
 def _next(connection: Connection, shard: str, source: Any, limit: int) -> tuple[list[Entry], str]:
@@ -193,15 +243,13 @@ def _caller(prefix: str, row: Any, entry: Entry) -> tuple[Caller, str]:
 
 
 def _event(entry: Entry, caller: Caller) -> Event | Fault:
-    """The entry's event. Nobody waits for a decision here, so none can be asked for."""
+    """The entry's event."""
     try:
         found, is_single = shapes.read(entry.fields.get(b"event", b""), content_type=shapes.PLAIN, source=caller.prefix)
     except shapes.Unreadable as error:
         return Fault(None, f"event: {error}")
     if not is_single:
         return Fault(None, "event: an entry is one event, not a list.")
-    if isinstance(found[0], Event) and found[0].admit:
-        return Fault(found[0].id, "admit: a stream cannot answer; ask POST /api/v1/events.")
     return found[0]
 
 

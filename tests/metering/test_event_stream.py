@@ -24,8 +24,8 @@ from pytest_django import Settings
 from billing.onboarding import Onboarded
 from config.stack import ports, programs
 from metering import engine, invariants
-from metering.database import Database
-from metering.events import stream
+from metering.database import Database, Unreachable
+from metering.events import ingest, recording, stream
 from metering.models import Call, SetAside
 from tenants import keys
 from tenants.models import ApiKey
@@ -129,16 +129,44 @@ def test_what_cannot_be_read_is_set_aside_and_blocks_nothing(make_service: MakeS
     for fields in (
         {"x": "y"}, {"key": prefix}, {"key": prefix, "event": "{"}, {"key": prefix, "event": "[]"},
         {"key": "mh_live_nobody", "event": "{}"}, {b"\xff": b"\x00\xff"}, {"key": acme.owned.key.prefix, "event": "{}"},
-        stream.fields(key_prefix=prefix, event='{"id": "1", "capability": "storage", "admit": true}'),
     ):  # fmt: skip
         acme.put(fields)
     acme.add("good")
     drained = acme.drain(database)
-    assert (drained.recorded, drained.set_aside) == (1, 8)
+    assert (drained.recorded, drained.set_aside) == (1, 7)
     aside = SetAside.objects.filter(tenant_id__in=[acme.owned.tenant.id, stream.NOBODY])
     reasons = sorted(one.error.partition(":")[0] for one in aside)
-    assert reasons == ["admit", "event", "event", "event", "key", "key", "key", "key"]
+    assert reasons == ["event", "event", "event", "key", "key", "key", "key"]
     aside.delete()
+
+
+def test_what_asks_is_counted_within_the_limit_and_else_as_refused(
+    make_service: MakeService, database: Database
+) -> None:
+    acme = make_service(included=7, burst_per_second=10**6)
+    for number in range(5):
+        acme.add(f"asks-{number}", quantity=3, admit=True)
+    acme.add("asks-0", quantity=3, admit=True)
+    acme.add("tells", quantity=2)
+    assert acme.drain(database) == stream.Drained(entries=7, recorded=3, duplicates=1, refused=3)
+    kept = acme.settled()
+    assert (kept.used, kept.reserved, kept.rolled_up) == (8, 0, {"billable": 3, "failed": 0, "refused": 3})
+
+
+def test_what_asks_takes_no_unit_when_it_cannot_be_recorded(
+    make_service: MakeService, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acme = make_service(included=4, burst_per_second=10**6)
+    acme.add("1", quantity=4, admit=True)
+    whole = recording.recorded
+    monkeypatch.setattr(recording, "recorded", lambda *_: (_ for _ in ()).throw(Unreachable("away")))
+    with pytest.raises(Unreachable):
+        acme.drain(database)
+    monkeypatch.setattr(recording, "recorded", whole)
+    monkeypatch.setattr(ingest, "SURELY_OVER_SECONDS", 0.0)
+    assert acme.drain(database).recorded == 1
+    kept = acme.settled()
+    assert (kept.used, kept.reserved, kept.rolled_up["refused"]) == (4, 0, 0)
 
 
 def test_a_key_counts_as_long_as_it_was_good(make_service: MakeService, database: Database) -> None:

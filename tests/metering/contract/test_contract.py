@@ -24,6 +24,14 @@ def way(request: pytest.FixtureRequest, settings: Settings) -> WayIn:
     return way
 
 
+@pytest.fixture(params=[way for way in WAYS if way.answers], ids=lambda way: way.name)
+def answering(request: pytest.FixtureRequest, settings: Settings) -> WayIn:
+    """A way whose caller hears what was decided."""
+    settings.ROOT_URLCONF = "tests.metering.contract.ways"
+    way: WayIn = request.param
+    return way
+
+
 def settled(tenant: Onboarded) -> Any:
     """The books at rest."""
     engine.stop()
@@ -70,9 +78,9 @@ def test_a_call_takes_all_that_it_costs_or_nothing(way: WayIn, make_tenant: Make
     assert (kept.used, kept.rolled_up["billable"]) == (8, 2)
 
 
-def test_a_refusal_is_a_problem_that_says_why_and_until_when(way: WayIn, make_tenant: MakeTenant) -> None:
+def test_a_refusal_is_a_problem_that_says_why_and_until_when(answering: WayIn, make_tenant: MakeTenant) -> None:
     acme = make_tenant(included=0)
-    refused = way.call(acme.api_key)
+    refused = answering.call(acme.api_key)
     assert refused.status == 429
     assert refused.headers["content-type"] == "application/problem+json"
     assert int(refused.headers["retry-after"]) >= 1
@@ -81,9 +89,9 @@ def test_a_refusal_is_a_problem_that_says_why_and_until_when(way: WayIn, make_te
     assert (refused.json["refused_by"], refused.json["limit"], refused.json["plan"]) == ("quota", 0, "Free")
 
 
-def test_every_answer_says_what_is_left(way: WayIn, make_tenant: MakeTenant) -> None:
+def test_every_answer_says_what_is_left(answering: WayIn, make_tenant: MakeTenant) -> None:
     acme = make_tenant(included=100, burst_per_second=50)
-    answer = way.call(acme.api_key)
+    answer = answering.call(acme.api_key)
     assert '"month";q=100;w=' in answer.headers["ratelimit-policy"]
     assert '"second";q=50;w=1' in answer.headers["ratelimit-policy"]
     assert answer.headers["ratelimit"].startswith('"month";r=99;t=')
@@ -94,7 +102,8 @@ def test_a_burst_refusal_takes_no_unit(way: WayIn, make_tenant: MakeTenant) -> N
     answers = [way.call(acme.api_key) for _ in range(6)]
     refused = [answer for answer in answers if answer.status == 429]
     assert refused
-    assert refused[0].json["type"].endswith("/problems/rate-limited")
+    if way.answers:
+        assert refused[0].json["type"].endswith("/problems/rate-limited")
     assert settled(acme).used == 6 - len(refused)
 
 
@@ -103,8 +112,10 @@ def test_without_a_valid_key_nothing_is_served_or_counted(way: WayIn, make_tenan
     before = Call.objects.count()
     for key in (None, "", "mh_live_nonsense", "mh_live_AAAAAAAAAAAA_BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBCCCCCC"):
         answer = way.call(key)
-        assert (answer.status, answer.headers["www-authenticate"]) == (401, 'Bearer realm="meterhouse"')
-        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.status == 401
+        if way.answers:
+            assert answer.headers["www-authenticate"] == 'Bearer realm="meterhouse"'
+            assert answer.headers["content-type"] == "application/problem+json"
     engine.stop()
     assert Call.objects.count() == before
     assert books(acme.tenant.id).used == 0
@@ -121,7 +132,9 @@ def test_a_tenant_without_a_plan_is_told_so(way: WayIn, make_tenant: MakeTenant)
     acme = make_tenant()
     Allowance.objects.filter(tenant=acme.tenant).delete()
     answer = way.call(acme.api_key)
-    assert (answer.status, answer.json["type"].rpartition("/")[2]) == (403, "no-plan")
+    assert answer.status == 403
+    if way.answers:
+        assert answer.json["type"].endswith("/no-plan")
 
 
 def test_calls_are_counted_for_their_own_tenant_only(way: WayIn, make_tenant: MakeTenant) -> None:

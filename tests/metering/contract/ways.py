@@ -16,8 +16,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from metering import engine
+from metering.database import Database
 from metering.decorators import metered
+from metering.events import stream
 from metering.events.api import EventsView
+from metering.models import Call, SetAside
 from metering.throttles import TierThrottle
 from tenants import keys
 from tenants.models import ApiKey
@@ -33,9 +37,10 @@ class Answer:
 
 
 class WayIn(ABC):
-    """One way to meter. A way of the future that answers later (events, a stream) says so by `call` returning when it counted."""
+    """One way to meter. `call` returns when the call is counted, also where a product would not wait for that."""
 
     name: str
+    answers = True  # the caller hears what was decided, in a status, fields and a document
 
     @abstractmethod
     def call(self, key: str | None, *, status: int = 200, cost: int = 1) -> Answer:
@@ -103,7 +108,7 @@ class Events(WayIn):
         self._numbers = itertools.count()
 
     def call(self, key: str | None, *, status: int = 200, cost: int = 1) -> Answer:
-        self._let_send(key)
+        let_send(key)
         event = {
             "id": f"{next(self._numbers)}", "capability": "contract", "quantity": cost, "status": status, "admit": True,
         }  # fmt: skip
@@ -115,14 +120,6 @@ class Events(WayIn):
             return Answer(answer.status_code, fields, document)
         assert document["accepted"] == 1
         return Answer(status, {"meterhouse-call-id": document["events"][0]["call_id"], **fields}, document)
-
-    @staticmethod
-    def _let_send(key: str | None) -> None:
-        """A key that may call may send events as well: the contract's keys are made without that scope."""
-        if key and keys.is_well_formed(key):
-            may_call = ApiKey.objects.filter(public_id=key[8:20], scopes__contains=["calls"])
-            if may_call.exclude(scopes__contains=["events:write"]).update(scopes=["calls", "events:write"]):
-                keys.cache.clear()
 
 
 class Gateway(WayIn):
@@ -145,6 +142,48 @@ class Gateway(WayIn):
         return Answer(status, fields, None)
 
 
+class Stream(WayIn):
+    """An event that a service leaves on the stream: nobody answers it, so what is told here is what became of it."""
+
+    name = "stream"
+    answers = False
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+
+    def call(self, key: str | None, *, status: int = 200, cost: int = 1) -> Answer:
+        let_send(key)
+        event = {
+            "id": f"{next(self._numbers)}",
+            "capability": "contract",
+            "quantity": cost,
+            "status": status,
+            "admit": True,
+        }
+        source, database, shard = stream.client(settings.REDIS_URL), Database(), stream.shard(0)
+        try:
+            source.xadd(shard, stream.fields(key_prefix=(key or "")[:20], event=json.dumps(event)))
+            drained = stream.drain(shard=shard, source=source, database=database)
+        finally:
+            database.close()
+        engine.engine().flush()
+        if drained.refused:
+            return Answer(429, {}, None)
+        if drained.set_aside:
+            why = SetAside.objects.latest("at").error
+            return Answer(401 if "no such API key" in why else 403, {}, None)
+        call = Call.objects.filter(api_key__public_id=(key or "")[8:20]).latest("occurred_at", "id")
+        return Answer(call.status, {"meterhouse-call-id": str(call.id)}, None)
+
+
+def let_send(key: str | None) -> None:
+    """A key that may call may send events as well: the contract's keys are made without that scope."""
+    if key and keys.is_well_formed(key):
+        may_call = ApiKey.objects.filter(public_id=key[8:20], scopes__contains=["calls"])
+        if may_call.exclude(scopes__contains=["events:write"]).update(scopes=["calls", "events:write"]):
+            keys.cache.clear()
+
+
 def tell(outcomes: list[Any]) -> Any:
     """What the product answers to these outcomes."""
     with override_settings(GATE={**settings.GATE, "SECRETS": [GATE_SECRET]}):
@@ -162,4 +201,5 @@ WAYS: list[WayIn] = [
     View("async", in_event_loop=True),
     Events(),
     Gateway(),
+    Stream(),
 ]
