@@ -262,7 +262,8 @@ def is_sold(version: PlanVersion) -> bool:
 
 def active_consent(account: Account) -> Consent | None:
     """The customer's consent to move on from the version that the account is on."""
-    return Consent.objects.filter(account_id=account.pk, ended_at=None, from_version=account.plan_version_id).first()
+    found = Consent.objects.filter(account_id=account.pk, ended_at=None, from_version=account.plan_version_id)
+    return found.select_related("to_version__plan").first()
 
 
 def effective_policy(account: Account) -> Policy:

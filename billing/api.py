@@ -54,7 +54,9 @@ class UsageView(ManagementView):
 
     def get(self, request: Request) -> Response:
         account = self.account(request)
-        return Response(usage_document(account, estimates.statement(account=account, now=timezone.now())))
+        return Response(
+            usage_document(account, estimates.statement(account=account, now=timezone.now(), with_latency=True))
+        )
 
 
 def usage_document(account: Account, statement: estimates.Statement) -> dict[str, Any]:

@@ -81,17 +81,17 @@ class Statement:
         return self.projection.reaches(included - self.used, now=self.now, end=self.period.end)
 
 
-def statement(*, account: Account, now: datetime) -> Statement:
-    """The tenant's running period, as counted until now."""
+def statement(*, account: Account, now: datetime, with_latency: bool = False) -> Statement:
+    """The tenant's running period, as counted until now. Latency costs a statement of its own: it is empty unless asked for."""
     allowance = account.tenant.allowance
     (before, period), as_of = usage.last_periods_as_of(allowance=allowance, now=now, count=2)
-    scope = usage.Scope.of_period(account.tenant_id, period)
-    found = usage.groups(scope)
-    total = usage.total(found)
     billed = running(account=account, period=period)
     terms = billed.terms
     since = periods.day_of(now) - projection.REACHES_BACK
     recent = usage.recent(tenant_id=account.tenant_id, since=since, now=now, period=period, before=before)
+    scope = usage.Scope.of_period(account.tenant_id, period)
+    found = usage.recent_groups(recent, scope=scope, with_latency=with_latency)
+    total = usage.total(found)
     days = _known_days(recent, account=account, since=since, now=now)
     ahead = projection.projected(period=period, used=total.counts.units, days=days, now=now)
     if ahead is not None and allowance.admits is not None:

@@ -1,14 +1,18 @@
 """Alerts as people see them: what is told when, what has fired, who gets the mails, and the limits of projects and keys."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
+from django.db import connection
+from django.db.models import Exists, OuterRef
 from django.utils.translation import gettext as _
 
 from billing.models import Account
 from metering import alerts
-from metering.models import Alert, AlertKind, Crossing, CrossingKind, LimitKind, SubLimit
-from tenants.models import ApiKey, MailChoice, Membership, Project, Tenant
+from metering.models import Alert, AlertKind, Crossing, CrossingKind, LimitKind
+from tenants.models import ApiKey, MailChoice, Membership, Tenant
 
 from . import formatting
 
@@ -78,11 +82,12 @@ def page(*, account: Account, now: datetime, sees_money: bool) -> Alerts:
     people = _recipients(tenant)
     chosen = [one.email for one in people if one.is_chosen]
     default = _("the billing address %(email)s, owners and billing members") % {"email": tenant.email}
-    names = _names(tenant)
+    subjects = _subjects(tenant)
+    names = _names(subjects)
     return Alerts(
         rows=_rows(tenant, fired, now, sees_money=sees_money),
         history=tuple(_fired(one) for one in fired if sees_money or one.kind not in MONEY_KINDS),
-        narrow=tuple(_narrow(one, names) for one in SubLimit.objects.filter(tenant=tenant)[:MOST_SUBJECTS]),
+        narrow=tuple(_narrow(one, names) for one in subjects if one.calls is not None),
         subjects=tuple(names.items()),
         recipients=people,
         is_default=not chosen,
@@ -97,17 +102,15 @@ def recent(*, tenant: Tenant, sees_money: bool, limit: int = 5) -> tuple[Fired, 
 
 
 def _rows(tenant: Tenant, fired: list[Crossing], now: datetime, *, sees_money: bool) -> tuple[AlertRow, ...]:
-    armed = alerts.armed(tenant_id=tenant.pk, now=now)
     latest = {one.key: one.crossed_at for one in reversed(fired) if one.period_start <= now < one.period_end}
     rows = []
-    for alert in Alert.objects.filter(tenant=tenant):
+    for one in alerts.armed(tenant_id=tenant.pk, now=now):
+        alert = one.alert
         if alert.kind in MONEY_KINDS and not sees_money:
             continue
-        units, is_passed = armed.get(alert.key) or (None, False)
-        is_told = is_passed or (alert.kind == AlertKind.PROJECTED and alert.key in latest)
-        rows.append(
-            AlertRow(alert.pk, label(alert), _at(alert, units), latest.get(alert.key) if is_told else None, is_told)
-        )
+        is_told = one.has_fired or (alert.kind == AlertKind.PROJECTED and alert.key in latest)
+        fired_at = latest.get(alert.key) if is_told else None
+        rows.append(AlertRow(alert.pk, label(alert), _at(alert, one.units), fired_at, is_told))
     return tuple(rows)
 
 
@@ -137,27 +140,56 @@ def _fired(one: Crossing) -> Fired:
 
 
 def _recipients(tenant: Tenant) -> tuple[Recipient, ...]:
-    chosen = set(
-        MailChoice.objects.filter(tenant=tenant, topic=MailChoice.Topic.ALERTS).values_list("membership", flat=True)
-    )
+    chosen = MailChoice.objects.filter(tenant=tenant, topic=MailChoice.Topic.ALERTS, membership=OuterRef("pk"))
     members = Membership.objects.filter(tenant=tenant, user__is_active=True).select_related("user")
     return tuple(
-        Recipient(one.pk, one.user.email, one.get_role_display(), one.pk in chosen)
-        for one in members.order_by("created_at")[:MOST_SUBJECTS]
+        Recipient(one.pk, one.user.email, one.get_role_display(), one.is_chosen)
+        for one in members.annotate(is_chosen=Exists(chosen)).order_by("created_at")[:MOST_SUBJECTS]
     )
 
 
-def _names(tenant: Tenant) -> dict[str, str]:
+class _Subject(NamedTuple):
+    """A project or key that may have a narrower limit, or, with `calls`, such a limit."""
+
+    kind: str
+    id: int
+    name: str
+    public_id: str
+    calls: int | None
+
+
+SUBJECTS = """
+(SELECT 'project', id, name, '', NULL::bigint FROM tenants_project WHERE tenant_id = %(tenant)s ORDER BY name LIMIT %(most)s)
+UNION ALL
+(SELECT 'key', id, name, public_id, NULL FROM tenants_apikey WHERE tenant_id = %(tenant)s AND revoked_at IS NULL
+ ORDER BY created_at DESC LIMIT %(most)s)
+UNION ALL
+(SELECT kind, subject_id, '', '', calls FROM metering_sublimit WHERE tenant_id = %(tenant)s
+ ORDER BY kind, subject_id LIMIT %(most)s)
+"""
+
+
+def _subjects(tenant: Tenant) -> list[_Subject]:
+    """Projects, keys and narrower limits, in one look."""
+    with connection.cursor() as cursor:
+        cursor.execute(SUBJECTS, {"tenant": tenant.pk, "most": MOST_SUBJECTS})
+        return [_Subject(*row) for row in cursor.fetchall()]
+
+
+def _names(subjects: Iterable[_Subject]) -> dict[str, str]:
     """What a narrower limit may be for: how it is written in the form, and what it is called."""
     found = {f"{LimitKind.DAY.value}:0": _("All calls of a day (UTC)")}
-    for project in Project.objects.filter(tenant=tenant)[:MOST_SUBJECTS]:
-        found[f"{LimitKind.PROJECT.value}:{project.pk}"] = _("Project %(name)s, per period") % {"name": project.name}
-    for key in ApiKey.objects.filter(tenant=tenant, revoked_at=None)[:MOST_SUBJECTS]:
-        text = {"name": key.name, "prefix": key.prefix}
-        found[f"{LimitKind.KEY.value}:{key.pk}"] = _("API key %(name)s (%(prefix)s...), per period") % text
+    for one in subjects:
+        if one.calls is not None:
+            continue
+        text = {"name": one.name, "prefix": ApiKey(public_id=one.public_id).prefix}
+        named = _("Project %(name)s, per period") if one.kind == LimitKind.PROJECT else _(
+            "API key %(name)s (%(prefix)s...), per period"
+        )  # fmt: skip
+        found[f"{one.kind}:{one.id}"] = named % text
     return found
 
 
-def _narrow(limit: SubLimit, names: dict[str, str]) -> Narrow:
-    subject = f"{limit.kind}:{limit.subject_id}"
-    return Narrow(subject, names.get(subject, _("Something that is gone")), limit.calls)
+def _narrow(limit: _Subject, names: dict[str, str]) -> Narrow:
+    subject = f"{limit.kind}:{limit.id}"
+    return Narrow(subject, names.get(subject, _("Something that is gone")), limit.calls or 0)

@@ -54,12 +54,13 @@ def limits(*, account: Account, now: datetime, sees_money: bool = True) -> Limit
     """What is arranged, and what may be; without amounts and the automatic upgrade for those who do not see money."""
     statement = estimates.statement(account=account, now=now)
     terms = accounts.pricing_terms(account.plan_version, account.currency)
-    consent = accounts.active_consent(account) if sees_money else None
+    active = accounts.active_consent(account)
+    consent = active if sees_money else None
     offer, trouble = _offer(account, now) if sees_money and consent is None else (None, "")
     return Limits(
         statement=statement,
         plan=account.plan_version.plan.name,
-        beyond=beyond(account=account, statement=statement),
+        beyond=beyond(account=account, statement=statement, consent=active),
         policies=_policies(account, terms, sees_money),
         has_money_limit=terms.has_rate and sees_money,
         symbol=formatting.symbol(account.currency),

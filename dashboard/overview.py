@@ -77,7 +77,7 @@ class Overview:
 
 def overview(*, account: Account, now: datetime, sees_money: bool = True) -> Overview:
     """The tenant's running period at this instant."""
-    statement = estimates.statement(account=account, now=now)
+    statement = estimates.statement(account=account, now=now, with_latency=True)
     scope = usage.Scope.of_period(account.tenant_id, statement.period)
     by_day = statement.by_day
     series = charts.series_of(daily.totals(by_day))

@@ -7,7 +7,7 @@ from django.utils.translation import gettext as _
 
 from billing import accounts
 from billing.estimates import Statement
-from billing.models import Account, PaymentState
+from billing.models import Account, Consent, PaymentState
 from metering.models import Policy
 
 from . import formatting
@@ -36,7 +36,7 @@ def standing(*, account: Account, statement: Statement) -> Standing:
         style=style,
         detail=detail,
         next_invoice=(account.period_end or statement.period.end) if goes_on else None,
-        beyond=beyond(account=account, statement=statement),
+        beyond=beyond(account=account, statement=statement, consent=accounts.active_consent(account)),
         has_portal=account.customer_id is not None,
         is_cancellable=goes_on and account.next_version is None,
     )
@@ -57,11 +57,10 @@ def _state(account: Account) -> tuple[str, str, str]:
     return words[PaymentState(account.state)]
 
 
-def beyond(*, account: Account, statement: Statement) -> str:
-    """What happens to calls beyond the included ones, as arranged now."""
+def beyond(*, account: Account, statement: Statement, consent: Consent | None) -> str:
+    """What happens to calls beyond the included ones, as arranged now: with the active consent, if there is one."""
     if account.plan_version.included is None:
         return _("The plan includes every call.")
-    consent = accounts.active_consent(account)
     if consent is not None:
         plan = consent.to_version.plan.name
         return _("They are served, and when %(plan)s costs no more than staying, you move to it.") % {"plan": plan}

@@ -5,6 +5,7 @@ fires once in a period. Moved by a change of plan or price above what is used, i
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -125,17 +126,28 @@ def fired_within(*, tenant_id: UUID, span: timedelta, now: datetime) -> int:
     return Crossing.objects.filter(tenant_id=tenant_id, crossed_at__gt=now - span).count()
 
 
-THRESHOLDS = """
-SELECT t.key, t.units, t.fired FROM metering_threshold t JOIN metering_quota q USING (tenant_id, period_start)
-WHERE t.tenant_id = %s AND q.period_start <= %s AND q.period_end > %s
+@dataclass(frozen=True, slots=True)
+class Armed:
+    """An alert of the running period: at how many calls it fires (None: at no number of them), and whether it has."""
+
+    alert: Alert
+    units: int | None
+    has_fired: bool
+
+
+ARMED = """
+SELECT a.*, t.units AS threshold_units, coalesce(t.fired, false) AS threshold_fired
+FROM metering_alert a
+LEFT JOIN metering_quota q ON q.tenant_id = a.tenant_id AND q.period_start <= %(now)s AND q.period_end > %(now)s
+LEFT JOIN metering_threshold t ON t.tenant_id = a.tenant_id AND t.period_start = q.period_start AND t.key = a.key
+WHERE a.tenant_id = %(tenant)s ORDER BY a.kind, a.percent, a.amount_minor
 """
 
 
-def armed(*, tenant_id: UUID, now: datetime) -> dict[str, tuple[int, bool]]:
-    """The running period's thresholds: in calls, and whether each has fired."""
-    with connection.cursor() as cursor:
-        cursor.execute(THRESHOLDS, [tenant_id, now, now])
-        return {key: (units, fired) for key, units, fired in cursor.fetchall()}
+def armed(*, tenant_id: UUID, now: datetime) -> list[Armed]:
+    """The tenant's alerts with the running period's thresholds."""
+    found = Alert.objects.raw(ARMED, {"tenant": tenant_id, "now": now})
+    return [Armed(one, vars(one)["threshold_units"], vars(one)["threshold_fired"]) for one in found]
 
 
 def untold(*, limit: int) -> Iterable[Crossing]:

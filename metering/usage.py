@@ -33,6 +33,12 @@ class GroupBy(StrEnum):
 
 
 # Outcomes are columns of an hour, not rows, and the latency histogram is over both that are answered: see `by_outcome`.
+# A day by arithmetic: date_trunc() looks a time zone up for every row, which takes most of a page's time with the database.
+BUCKETS = {
+    Granularity.HOUR: "h.hour",
+    Granularity.DAY: "date_bin('1 day', h.hour, '2000-01-01 00:00+00')",
+    Granularity.MONTH: "date_trunc('month', h.hour, 'UTC')",
+}
 COLUMNS = {GroupBy.CAPABILITY: "h.capability", GroupBy.PROJECT: "h.project_id::text", GroupBy.KEY: "h.api_key_id::text"}
 
 
@@ -221,7 +227,7 @@ def series_and_groups(scope: Scope, *, granularity: Granularity, group_by: Group
     if group_by is GroupBy.OUTCOME:
         points = series(scope, granularity=granularity, group_by=group_by)
         return points, _groups_of(points, {})
-    start = f"date_trunc('{granularity.value}', h.hour, 'UTC')"
+    start = BUCKETS[granularity]
     found = _sums(scope, start, COLUMNS[group_by], latency_columns=("NULL::timestamptz", COLUMNS[group_by]))
     points = [
         Point(at, name, found[at, name].counts, latency([]))
@@ -250,7 +256,7 @@ def series(
             for point in series(scope, granularity=granularity, with_latency=False)
             for outcome, counts in by_outcome(point.counts).items()
         ]
-    start = f"date_trunc('{granularity.value}', h.hour, 'UTC')"
+    start = BUCKETS[granularity]
     found = _sums(scope, start, COLUMNS[group_by] if group_by else "''::text", with_latency=with_latency)
     return [Point(at, name, found[at, name].counts, latency(found[at, name].buckets)) for at, name in sorted(found)]
 
@@ -279,11 +285,13 @@ def recent(
     *, tenant_id: UUID, since: datetime, now: datetime, period: periods.Period, before: periods.Period
 ) -> list[Recent]:
     """What a statement goes by, from `since` to the running period's end, in one look: all of it agrees with itself."""
-    sql = """
-        SELECT date_trunc('day', hour, 'UTC'), period_start, capability, hour < %(now)s,
-               period_start = %(before)s AND hour < %(span_end)s, sum(billable), sum(units), sum(failed), sum(refused)
-        FROM metering_usage_hour WHERE tenant_id = %(tenant)s AND hour >= %(since)s AND hour < %(end)s
-        GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3
+    # Sorted here and not by the database, which would sort all hours to group them in that order.
+    sql = f"""
+        SELECT {BUCKETS[Granularity.DAY]}, h.period_start, h.capability, h.hour < %(now)s,
+               h.period_start = %(before)s AND h.hour < %(span_end)s,
+               sum(h.billable), sum(h.units), sum(h.failed), sum(h.refused)
+        FROM metering_usage_hour h WHERE h.tenant_id = %(tenant)s AND h.hour >= %(since)s AND h.hour < %(end)s
+        GROUP BY 1, 2, 3, 4, 5
     """
     values: dict[str, Any] = {
         "tenant": tenant_id, "now": now, "before": before.start, "end": max(period.end, now),
@@ -294,8 +302,34 @@ def recent(
         cursor.execute(sql, values)
         return [
             Recent(day, start, capability, is_past, is_same_span, Counts(*map(int, numbers)))
-            for day, start, capability, is_past, is_same_span, *numbers in cursor.fetchall()
+            for day, start, capability, is_past, is_same_span, *numbers in sorted(cursor.fetchall())
         ]
+
+
+def recent_groups(found: Iterable[Recent], *, scope: Scope, with_latency: bool) -> list[Group]:
+    """What was used in the scope's billing period by capability, the largest first: the counts are those of `found`."""
+    here = [
+        Point(row.day, row.capability, row.counts, latency([]))
+        for row in found
+        if row.period_start == scope.period_start
+    ]
+    return _groups_of(here, _histograms(scope) if with_latency and here else {})
+
+
+def _histograms(scope: Scope) -> dict[str, list[tuple[int, int]]]:
+    """Answered calls by bucket of latency, for each capability."""
+    where, parameters = _where(scope)
+    sql = f"""
+        SELECT h.capability, h.latency_start + b.place - 1, sum(b.count)
+        FROM metering_usage_hour h, unnest(h.latency_counts) WITH ORDINALITY AS b (count, place)
+        WHERE {where} GROUP BY 1, 2
+    """
+    found: dict[str, list[tuple[int, int]]] = {}
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        for capability, bucket, count in cursor.fetchall():
+            found.setdefault(capability, []).append((int(bucket), int(count)))
+    return found
 
 
 def counts(scope: Scope, *, group_by: GroupBy, ids: Sequence[int]) -> dict[int, Counts]:

@@ -252,4 +252,4 @@ def test_the_page_of_limits_asks_few_questions(visit: Visit) -> None:
     acme.page("limits")
     with CaptureQueriesContext(connection) as asked:
         acme.page("limits")
-    assert len(asked) <= 24, [query["sql"][:100] for query in asked]
+    assert len(asked) <= 12, [query["sql"][:100] for query in asked]
