@@ -49,6 +49,10 @@ FROM generate_series(1, %(tenants)s) t
 CROSS JOIN generate_series(%(first)s::timestamptz, %(last)s::timestamptz, '1 hour') hour
 CROSS JOIN unnest(ARRAY['auth', 'database']) c (capability)
 """
+# The rows go in without their index, which is built from all of them afterwards: about half the time.
+KEY = "(tenant_id, hour, period_start, project_id, api_key_id, capability)"
+WITHOUT_KEY = "ALTER TABLE metering_usage_hour DROP CONSTRAINT metering_usage_hour_pkey"
+WITH_KEY = f"ALTER TABLE metering_usage_hour ADD CONSTRAINT metering_usage_hour_pkey PRIMARY KEY {KEY}"
 CALLS = """
 INSERT INTO metering_call
     (tenant_id, occurred_at, id, project_id, api_key_id, capability, outcome, status, units, latency_us, batch_id)
@@ -122,7 +126,8 @@ def _fill(owned: Any, now: datetime, *, rows: int, calls: int, keys: int) -> int
         "calls": calls, "step": max(1, 6 * 86_400_000 // calls),
     }  # fmt: skip
     with connection.cursor() as cursor:
-        for sql in (OWN_HOURS, OTHERS_HOURS, CALLS, loading.CLOSE_PERIODS, loading.MONTHS):
+        cursor.execute("SET maintenance_work_mem = '512MB'")
+        for sql in (WITHOUT_KEY, OWN_HOURS, OTHERS_HOURS, WITH_KEY, CALLS, loading.CLOSE_PERIODS, loading.MONTHS):
             cursor.execute(sql, parameters)
         cursor.execute("VACUUM ANALYZE metering_usage_hour, metering_call, metering_quota, metering_usage_month")
         cursor.execute("SELECT count(*) FROM metering_usage_hour")

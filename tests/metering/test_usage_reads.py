@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from billing.onboarding import Onboarded
-from metering import adjustments, engine, usage
+from metering import adjustments, engine, periods, usage
 from metering.database import conninfo
 from metering.ledger import commit
 from metering.models import Call
@@ -119,6 +119,26 @@ def test_percentiles_are_over_all_calls_of_the_range(
     assert [point.counts.billable for point in month] == [8]
     assert month[0].latency.p50_us == pytest.approx(1_000, rel=0.1)
     assert month[0].latency.p95_us == pytest.approx(1_000_000, rel=0.1)
+
+
+def test_a_statement_shows_the_same_groups_as_the_usage_of_its_period(
+    make_tenant: MakeTenant, database: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    acme = make_tenant(anchor=BEGIN)  # at 05:00: the first day of the period is cut
+    before, period = periods.last(BEGIN, periods.containing(BEGIN, BEGIN + timedelta(days=45)), 2)
+    entries = [
+        entry(acme, occurred_at=at.timestamp(), latency_us=1_000 * hour, capability=("auth", "storage")[hour % 2])
+        for hour in range(1, 80)
+        for at in (before.end - timedelta(hours=hour), period.start + timedelta(hours=hour))
+    ]
+    commit(database, Batch(tuple(entries), {}))
+    recent = usage.recent(
+        tenant_id=acme.tenant.id, since=before.start, now=period.start + timedelta(days=4), period=period, before=before
+    )
+    scope = Scope.of_period(acme.tenant.id, period)
+    assert usage.recent_groups(recent, scope=scope, with_latency=True) == usage.groups(scope)
+    assert [group.counts.billable for group in usage.groups(scope)] == [40, 39]
+    assert {row.day.hour for row in recent} == {0}
 
 
 @pytest.fixture
