@@ -51,6 +51,7 @@ TOGETHER = {
     "test_buying_in_browser",
     "test_account_in_browser",
     "test_over_http",
+    "test_documented_ways",
     "test_gateway_behind_nginx",
 }
 FEW_WORKERS = 2  # more would compete with the servers, clients and browsers that the tests start

@@ -203,7 +203,8 @@ def test_the_effect_of_a_limit_follows_what_is_typed(
     assert complaints == []
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 320), pytest.param("dark", 1440, marks=pytest.mark.long)])
+@pytest.mark.long  # the pages themselves are looked at in test_every_page_in_browser; here with all that a purchase goes through
+@pytest.mark.parametrize(("scheme", "width"), [("light", 320), ("dark", 1440)])
 def test_the_pages_of_buying_are_accessible_and_fit(
     open_context: Open, committed: None, shop: Stripe, complaints: list[str], scheme: str, width: int
 ) -> None:
