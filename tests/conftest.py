@@ -50,6 +50,7 @@ TOGETHER = {
     "test_in_browser",
     "test_buying_in_browser",
     "test_account_in_browser",
+    "test_stories_in_browser",
     "test_over_http",
     "test_documented_ways",
     "test_gateway_behind_nginx",
