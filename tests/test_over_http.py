@@ -88,15 +88,18 @@ def test_a_limit_of_500_is_shared_by_views_the_gateway_and_events(product: Produ
     wait_until(lambda: State.EARLY not in {one.state for one in settle(told)}, what="the last flush")
     assert {one.state for one in settle(told[:50])} == {State.ALREADY}
     admitted = views[200] + len(gate) - 10 + sent.result()  # ten of them failed, and are free again
+    refused = 300 - views[200] + 300 - len(gate) + 300 - sent.result()
 
     def is_used_up() -> bool:
-        nonlocal admitted
+        nonlocal admitted, refused
         answer = get(product.address, SESSION, acme.api_key)
         admitted += answer.status == 200
+        refused += answer.status == 429
         return answer.status == 429 and answer.headers["retry-after"] != "1"
 
     wait_until(is_used_up, what="the last free unit")
     assert admitted == 500
+    wait_until(lambda: books(acme.tenant.id).quota_refused == refused, what="the last flush")
     kept = books(acme.tenant.id)
     kept.assert_balanced()
     assert (kept.used, kept.reserved, kept.logged["failed"]) == (500, 0, 10)

@@ -141,8 +141,9 @@ class _Turn:
     def take(self, connection: Connection) -> None:
         """Inside a transaction: the entries are recorded, refused or set aside, and the position stands after them."""
         self.forget()  # what an earlier try admitted
-        entries, _ = _next(connection, self.shard, self.source, self.limit)
+        entries, position = _next(connection, self.shard, self.source, self.limit)
         if not entries:
+            self.position = position  # what a killed worker committed and did not take off the stream
             return
         row: Any = connection.execute(NOW).fetchone()
         told = _told(connection, entries)

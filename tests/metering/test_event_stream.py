@@ -105,6 +105,20 @@ def test_events_are_recorded_in_order_and_leave_the_stream(make_service: MakeSer
     assert (call.project_id, call.api_key_id, call.capability) == (acme.key.project_id, acme.key.pk, "storage")
 
 
+def test_what_a_killed_worker_left_on_the_stream_is_taken_off(
+    make_service: MakeService, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acme = make_service()
+    acme.add("1")
+    with monkeypatch.context() as patch:
+        patch.setattr(stream._Turn, "close", lambda _: None)  # committed; killed before the stream was trimmed
+        acme.drain(database)
+    assert acme.source.xlen(acme.shard) == 1
+    assert acme.drain(database) == stream.Drained()
+    assert acme.source.xlen(acme.shard) == 0
+    assert acme.settled().used == 1
+
+
 def test_a_name_counts_once_whichever_way_it_comes(make_service: MakeService, database: Database) -> None:
     from metering.events import ingest, shapes
 
