@@ -25,6 +25,7 @@ BENCHMARKS = {
     "reporting": "Usage reports",
     "price_lab": "The price lab",
     "events": "Events",
+    "stream": "The stream",
     "gateway": "The gateway",
     "pages": "Pages",
 }

@@ -18,12 +18,14 @@ def tell_due() -> int:
 
 
 def _tell(account_id: UUID) -> None:
-    account = Account.objects.select_related("tenant").get(pk=account_id)
-    if account.customer_id is None:
-        return
+    with turns.only_one(account_id) as is_mine:  # of two runs the older one would else write last
+        account = Account.objects.select_related("tenant").get(pk=account_id)
+        if is_mine and account.customer_id is not None:
+            _told(account, account.customer_id)
+
+
+def _told(account: Account, customer_id: str) -> None:
     name, email = account.tenant.name, account.tenant.email
     with contextlib.suppress(NoSuchObject):  # nobody to tell; a purchase makes a new one
-        stripe_api.update_customer(customer_id=account.customer_id, name=name, email=email)
-    Account.objects.filter(pk=account_id, customer_id=account.customer_id).update(
-        customer_name=name, customer_email=email
-    )
+        stripe_api.update_customer(customer_id=customer_id, name=name, email=email)
+    Account.objects.filter(pk=account.pk, customer_id=customer_id).update(customer_name=name, customer_email=email)
